@@ -1,0 +1,62 @@
+"""`UnlearningArguments`: TrainingArguments, plus what all unlearning methods share."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames, SchedulerType
+
+
+@dataclass
+class UnlearningArguments(TrainingArguments):
+    """Arguments of a run. A method's own hyperparameters (alpha, rho, ...) live in the method.
+
+    Defaults that differ from `TrainingArguments`: `optim="sgd"` with momentum 0.9 (through `optim_args`),
+    `learning_rate=0.01`, `lr_scheduler_type="constant"`. `per_device_train_batch_size` is the retain batch size.
+    `max_grad_norm` stays at 1.0: it caps the length of an ascent step too, so raising the learning rate of a diverging
+    ascent moves the weights no further than `learning_rate * max_grad_norm` a step; 0 takes the cap away.
+    """
+
+    optim: OptimizerNames | str = field(default="sgd", metadata={"help": "The optimizer to use."})
+    learning_rate: float = field(default=0.01, metadata={"help": "The initial learning rate."})
+    lr_scheduler_type: SchedulerType | str = field(default="constant", metadata={"help": "The schedule to use."})
+    forget_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Forget samples per device and micro-batch. Default: the retain batch size in force. When "
+            "`auto_find_batch_size` shrinks the retain batch, this one shrinks in proportion."
+        },
+    )
+    sync_perturbation: bool = field(
+        default=True,
+        metadata={
+            "help": "With several processes: perturb along the global gradient, so that results do not depend on the "
+            "number of processes. False: each process perturbs along its own gradient (m-sharpness), one all-reduce."
+        },
+    )
+    eval_retain_samples: int = field(
+        default=5000,
+        metadata={"help": "Size of the fixed subsample of the retain set that `evaluate` reports on."},
+    )
+
+    def __post_init__(self):
+        needs_metric = (
+            self.load_best_model_at_end
+            or self.save_strategy == "best"
+            or self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+        )
+        if self.metric_for_best_model is None and needs_metric:
+            raise ValueError(
+                "metric_for_best_model=None: there is no metric that suits every unlearning run, and a loss on retain "
+                "or test data alone prefers the model that forgot least. Name one, e.g. 'eval_test_accuracy', "
+                "'eval_forget_accuracy', or a metric of your compute_metrics."
+            )
+        if self.greater_is_better is None and "forget_" in (self.metric_for_best_model or ""):
+            # Forgetting well: low accuracy, high loss.
+            self.greater_is_better = self.metric_for_best_model.endswith("loss")
+        for name in ("forget_batch_size", "eval_retain_samples"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name}={value!r}: must be a whole number of samples >= 1.")
+        super().__post_init__()
+        if self.optim == OptimizerNames.SGD and "momentum" not in (self.optim_args or ""):
+            self.optim_args = ",".join(filter(None, [self.optim_args, "momentum=0.9"]))

@@ -1,0 +1,191 @@
+"""What a run is refused for, before any work: one error that names the argument, its value and the remedy."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import IterableDataset, Subset
+from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames, ParallelMode
+
+from .arguments import UnlearningArguments
+from .methods import Method
+from .rng import isolated_rng
+
+# Update sizes of these do not depend on the scale of the gradient.
+_SCALE_FREE = ("adam", "lion", "lamb", "adafactor", "adagrad", "adadelta", "rmsprop", "rprop", "ademamix", "muon",
+               "apollo", "galore", "signsgd", "sophia")  # fmt: skip
+
+
+def check_arguments(args: Any, train_dataset: Any, method: Method) -> None:
+    if train_dataset is not None:
+        raise ValueError(
+            "train_dataset=...: UnlearningTrainer takes two sets instead. Pass forget_dataset= and retain_dataset=; "
+            "split_forget(train_dataset, indices) makes both."
+        )
+    if not isinstance(args, UnlearningArguments):
+        name = type(args).__name__
+        raise ValueError(f"args is a {name}: pass hf_sharp_unlearn.UnlearningArguments, which takes the same options.")
+    if args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO) or "layerwise" in str(args.optim):
+        raise ValueError(
+            f"optim={str(args.optim)!r} steps inside backward, before the gradient of an unlearning step is composed. "
+            "Use an optimizer that steps afterwards, e.g. optim='sgd' or 'adamw_torch'."
+        )
+    if args.deepspeed:
+        raise ValueError(
+            f"deepspeed={args.deepspeed!r}: its engine steps inside backward, and an unlearning step has several. "
+            "Remove it and launch with torchrun or accelerate launch (DistributedDataParallel)."
+        )
+    if args.fsdp:
+        raise ValueError(
+            f"fsdp={args.fsdp!r}: perturbing sharded weights is not supported yet. Use DistributedDataParallel, or LoRA "
+            "for a model that does not fit."
+        )
+    if args.train_sampling_strategy == "batch_rebalance":
+        raise ValueError(
+            "train_sampling_strategy='batch_rebalance' deals its own batches to the processes, without the second "
+            "stream. Use 'random', 'sequential' or 'group_by_length'."
+        )
+    config = args.accelerator_config
+    for name in ("split_batches", "dispatch_batches"):
+        if getattr(config, name, None):
+            raise ValueError(f"accelerator_config.{name}=True cannot split two streams. Leave it at its default.")
+
+
+def check_hardware(args: TrainingArguments, accelerator: Any, model: nn.Module) -> None:
+    """What is known only once the accelerator exists: set from the environment by a launcher, say."""
+    kind = accelerator.distributed_type.value
+    parallelism = getattr(accelerator, "parallelism_config", None)
+    split = parallelism is not None and any(
+        getattr(parallelism, f"{name}_enabled", False) for name in ("tp", "cp", "sp")
+    )
+    if kind in ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA") or split or getattr(model, "_tp_size", None) not in (None, 1):
+        raise ValueError(
+            f"distributed_type={kind}, parallelism_config={parallelism!r}: sharded, tensor- or context-parallel models "
+            "and XLA are not supported yet. Use one process, or DistributedDataParallel (torchrun, accelerate launch)."
+        )
+    if args.parallel_mode == ParallelMode.NOT_DISTRIBUTED:
+        raise ValueError(
+            f"{args.n_gpu} GPUs in one process: torch's DataParallel averages unevenly. Launch with "
+            "'torchrun --nproc_per_node=N', or choose one device with CUDA_VISIBLE_DEVICES=0."
+        )
+
+
+def check_datasets(method: Method, streams: Mapping[str, Any]) -> None:
+    """The streams that the method uses, and the forget set if it partitions the model, must be there."""
+    required = set(method.streams) | ({"forget"} if method.fraction is not None else set())
+    for stream, dataset in streams.items():
+        name = f"{stream}_dataset"
+        if dataset is None:
+            if stream in required:
+                raise ValueError(f"{name}=None: {method!r} needs it. split_forget(train, indices) makes both sets.")
+            continue
+        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+            raise ValueError(
+                f"{name} is a {type(dataset).__name__} without a length: samples are addressed by index. Pass a "
+                "map-style data set, e.g. datasets.Dataset.from_generator(...) or load_dataset(..., streaming=False)."
+            )
+        if len(dataset) == 0:
+            raise ValueError(f"{name} is empty: it needs at least one sample.")
+    forget, retain = streams["forget"], streams["retain"]
+    if forget is not None and forget is retain:
+        raise ValueError("forget_dataset and retain_dataset are the same object: they must not share samples.")
+    if isinstance(forget, Subset) and isinstance(retain, Subset) and forget.dataset is retain.dataset:
+        both = set(map(int, forget.indices)) & set(map(int, retain.indices))
+        if both:
+            raise ValueError(
+                f"forget_dataset and retain_dataset overlap in {len(both)} rows of the same data set, e.g. "
+                f"{sorted(both)[:5]}: a sample is either forgotten or retained. Use split_forget(train, indices)."
+            )
+
+
+def check_model(model: nn.Module, method: Method) -> None:
+    trainable = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    if not trainable:
+        raise ValueError(
+            f"model={type(model).__name__} has no trainable parameter: set requires_grad=True on those to unlearn."
+        )
+    if method.perturbation is not None:
+        for name, weight in trainable:
+            if torch.finfo(weight.dtype).bits < 32:
+                raise ValueError(
+                    f"model: {name} is {weight.dtype}, which rounds most of the perturbation of {method.perturbation!r} "
+                    "away. Load the trainable weights in float32 (dtype='float32') and pass bf16=True for bf16 compute."
+                )
+
+
+def check_samples(trainer: Any, stream: str, dataset: Any, own_loss: bool) -> None:
+    """One sample must reach the model: its columns are arguments of forward, labels included, classes in range."""
+    name, model = f"{stream}_dataset", trainer.model
+    trainer._set_signature_columns_if_needed()
+    accepted = list(trainer._signature_columns)
+    labels = [*trainer.label_names, "label", "label_ids"]
+    with isolated_rng():
+        item = dataset[0]
+        usable = set(accepted) - set(labels)
+        if isinstance(item, Mapping) and trainer.args.remove_unused_columns and not set(item) & usable:
+            raise ValueError(
+                f"{name}: none of its columns {sorted(item)} is an argument of {type(model).__name__}.forward "
+                f"({', '.join(accepted)}). Rename them, set a transform that makes them, or pass "
+                "remove_unused_columns=False with a data_collator."
+            )
+        features = trainer._get_collator_with_removed_columns(trainer.data_collator)([item])
+    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
+    if isinstance(features, Mapping):
+        unknown = sorted(set(features) - set(accepted))
+        if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
+            raise ValueError(
+                f"{name}: {type(model).__name__}.forward does not take {unknown} (it takes {', '.join(accepted)}). "
+                "Drop these columns, or leave remove_unused_columns=True."
+            )
+        supervised = own_loss or trainer.compute_loss_func is not None or trainer.can_return_loss
+        if not supervised and trainer.label_names and not set(features) & set(trainer.label_names):
+            raise ValueError(
+                f"{name}: no label column ({' or '.join(trainer.label_names)}) reaches the model, so it returns no "
+                f"loss. Columns of a sample: {sorted(features)}. Add labels, or pass a {stream}_loss to the method."
+            )
+    _check_classes(name, dataset, item, labels, model)
+
+
+def _check_classes(name: str, dataset: Any, item: Any, labels: list[str], model: nn.Module) -> None:
+    """Integer labels against the classes of the head: vocabulary for a language model, num_labels otherwise."""
+    column = next((label for label in labels if isinstance(item, Mapping) and label in item), None)
+    config = getattr(model, "config", None)
+    if column is None or getattr(config, "problem_type", None) in ("regression", "multi_label_classification"):
+        return
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    classes = getattr(head, "out_features", None) or getattr(config, "num_labels", None)
+    rows = _label_rows(dataset, column)
+    try:
+        values = torch.as_tensor(rows).reshape(-1)
+    except (TypeError, ValueError, RuntimeError):
+        try:
+            values = torch.cat([torch.as_tensor(row).reshape(-1) for row in rows or []])
+        except (TypeError, ValueError, RuntimeError):
+            return  # labels of another kind (strings, say): a transform or collator turns them into numbers
+    if classes is None or values.is_floating_point():
+        return
+    wrong = values[((values < 0) | (values >= classes)) & (values != -100)]
+    if len(wrong):
+        raise ValueError(
+            f"{name}: column {column!r} has labels outside the model's {classes} classes, e.g. "
+            f"{wrong[:5].tolist()}. Labels are 0 to {classes - 1}; -100 is ignored."
+        )
+
+
+def _label_rows(dataset: Any, column: str) -> list | None:
+    """The label of every sample where no sample has to be loaded for it: a table's column, or a list in memory."""
+    if isinstance(dataset, Subset):
+        rows = _label_rows(dataset.dataset, column)
+        return None if rows is None else [rows[i] for i in dataset.indices]
+    if hasattr(dataset, "column_names") and column in dataset.column_names:
+        return list(dataset.with_format(None)[column])
+    if isinstance(dataset, list | tuple) and all(isinstance(row, Mapping) and column in row for row in dataset):
+        return [row[column] for row in dataset]
+    return None
+
+
+def is_scale_free(optimizer: torch.optim.Optimizer) -> bool:
+    return any(word in base.__name__.lower() for base in type(optimizer).__mro__ for word in _SCALE_FREE)

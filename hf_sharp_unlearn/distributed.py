@@ -1,0 +1,59 @@
+"""Collectives over gradients: every process leaves with the same bits."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+BUCKET_ELEMENTS = 16 * 1024 * 1024  # 64 MiB of fp32 a call: few launches, bounded extra memory
+
+
+def all_reduce_mean(tensors: list[Tensor | None], processes: int) -> None:
+    """Replace each tensor by its mean over all processes, in place. None must be None everywhere."""
+    if processes == 1:
+        return
+    present = [tensor for tensor in tensors if tensor is not None]
+    for bucket in _buckets(present):
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        dist.all_reduce(flat)
+        flat /= processes
+        _unflatten(flat, bucket)
+
+
+def broadcast_first(tensors: list[Tensor], processes: int) -> None:
+    """Give every process the first one's values (BatchNorm statistics, as DDP does at a synchronised forward)."""
+    if processes == 1:
+        return
+    for bucket in _buckets(tensors):
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        dist.broadcast(flat, src=0)
+        _unflatten(flat, bucket)
+
+
+def _unflatten(flat: Tensor, bucket: list[Tensor]) -> None:
+    offset = 0
+    for tensor in bucket:
+        tensor.detach().copy_(flat[offset : offset + tensor.numel()].view_as(tensor))
+        offset += tensor.numel()
+
+
+def _buckets(tensors: list[Tensor]) -> list[list[Tensor]]:
+    """Consecutive tensors of one dtype and device, up to BUCKET_ELEMENTS together (or one larger tensor)."""
+    buckets: list[list[Tensor]] = []
+    size, kind = 0, None
+    for tensor in tensors:
+        new = (tensor.dtype, tensor.device)
+        if not buckets or new != kind or size + tensor.numel() > BUCKET_ELEMENTS:
+            buckets.append([])
+            size, kind = 0, new
+        buckets[-1].append(tensor)
+        size += tensor.numel()
+    return buckets
+
+
+def all_true(value: bool, device: torch.device, processes: int) -> bool:
+    """True if `value` is true on every process."""
+    if processes == 1:
+        return value
+    flag = torch.tensor(int(value), device=device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MIN)
+    return bool(flag.item())

@@ -1,0 +1,87 @@
+"""Sharp MinMax (Tang & Khanna, "Sharpness-Aware Machine Unlearning", ICLR 2026, arXiv 2506.13715).
+
+The parameters are split once by the size of their gradient on the forget set: the largest `fraction` is the forget
+part (mask m = 1), the rest the retain part. Retain signals are learned at a flat minimum, forget signals are unlearned
+by maximising sharpness:
+
+    L_R = alpha * CE(R)            r0 = grad L_R(w)    eps_R = rho T^2 r0' / ||T r0'||    r1 = grad L_R(w + eps_R)
+    L_F = -(1 - alpha) * CE(F)     f0 = grad L_F(w)    eps_F = rho T^2 f0' / ||T f0'||    f1 = grad L_F(w + eps_F)
+
+    scope="part":  r0' = (1 - m) r0,  f0' = m f0        scope="all":  r0' = r0,  f0' = f0
+
+    r = r0 + lam_retain (r1 - r0)      minimise loss + sharpness        (lam 1: r1)
+    f = f0 - lam_forget (f1 - f0)      minimise loss - sharpness        (lam 1: 2 f0 - f1)
+    d = where(m, f, r)                 one optimizer step with d
+    overlap=True:  d = r + m f, and eps_R is over all parameters whatever the scope
+
+    T = 1 for SAM and |w| + eta for ASAM. Both halves start from the same w. sharpness=None: r = r0, f = f0.
+    Published settings: fraction 0.3 on CIFAR-100 and 0.05 on ImageNet, ASAM rho 1.0.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..sharpness import ASAM, Sharpness
+from .base import Method
+
+if TYPE_CHECKING:
+    from ..window import Window
+
+
+@dataclass(frozen=True)
+class SharpMinMax(Method):
+    """Sharp MinMax.
+
+    alpha: retain weight in [0, 1]. With disjoint parts (overlap=False) it sets how fast the two parts move; under an
+        optimizer that normalises gradient scale (Adam and its kin) it then has no effect.
+    sharpness: SAM(...), ASAM(...), or None for the partitioned update without sharpness.
+    fraction: share of the trainable parameters in the forget part, in (0, 1).
+    scope: "part" perturbs each half's own parameters only, "all" every parameter.
+    overlap: True lets the retain half move all parameters, the forget half its own part on top.
+    lam_retain, lam_forget: weight of the sharpness term, >= 0. 0 is the plain gradient.
+    """
+
+    alpha: float = 0.97
+    sharpness: Sharpness | None = ASAM(rho=1.0)
+    fraction: float = 0.3
+    scope: str = "part"
+    overlap: bool = False
+    lam_retain: float = 1.0
+    lam_forget: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_range("alpha", 0, 1)
+        self.check_range("fraction", 0, 1, open_ends=True)
+        if self.scope not in ("part", "all"):
+            raise ValueError(f"SharpMinMax(scope={self.scope!r}): must be 'part' or 'all'.")
+        for name in ("lam_retain", "lam_forget"):
+            self.check_range(name, 0, 1e6)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"retain": self.alpha, "forget": self.alpha - 1}
+
+    @property
+    def disjoint(self) -> bool:
+        return not self.overlap and len(self.streams) == 2
+
+    def step(self, window: "Window") -> None:
+        part = self.scope == "part"
+        r0, r1 = self._half(window, "retain", self.lam_retain, inside=False if part and not self.overlap else None)
+        f0, f1 = self._half(window, "forget", self.lam_forget, inside=True if part else None)
+        window.leave(window.compose(r0, r1, f0, f1, self.lam_retain, self.lam_forget, self.overlap))
+
+    def _half(self, window: "Window", stream: str, lam: float, inside: bool | None):
+        """Clean and perturbed gradient of one half; None for what is not needed."""
+        if stream not in self.streams:
+            return None, None
+        objective = {stream: self.weights[stream]}
+        g0 = window.gradient(objective)
+        if self.perturbation is None or lam == 0:
+            return g0, None
+        with window.perturbed(self.perturbation, g0, inside=inside):
+            if stream == "retain" and lam == 1:
+                g0 = None  # the minimised half is r1 alone
+            g1 = window.gradient(objective, again=True)
+        return g0, g1

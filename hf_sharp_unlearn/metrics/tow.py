@@ -1,0 +1,34 @@
+"""Tug-of-War: how close an unlearned model comes to a retrained one on retain, forget and test data.
+
+    absolute   prod over D in {R, F, T} of (1 - |a_D - a_D,rt|)              Zhao et al., NeurIPS 2024 (RUM)
+    signed     (1 - (a_R,rt - a_R)) (1 - (a_F - a_F,rt)) (1 - (a_T,rt - a_T))    the code released with Sharp MinMax
+
+    a_D: accuracy of the unlearned model on D, a_D,rt: of the retrained one. Higher is better in both. The absolute
+    value lies in [0, 1]; the signed one rewards forgetting more than the retrained model and may exceed 1.
+"""
+
+import math
+from collections.abc import Mapping
+
+SPLITS = ("retain", "forget", "test")
+
+
+def tug_of_war(unlearned: Mapping[str, float], retrained: Mapping[str, float], signed: bool = False) -> float:
+    """Return the Tug-of-War score.
+
+    unlearned, retrained: accuracy in [0, 1] by split, for exactly the splits "retain", "forget" and "test".
+
+    Raises ValueError for other splits or values outside [0, 1].
+    """
+    for name, accuracies in (("unlearned", unlearned), ("retrained", retrained)):
+        if set(accuracies) != set(SPLITS):
+            raise ValueError(f"{name} has the splits {sorted(accuracies)}: give accuracies for exactly {SPLITS}.")
+        for split, value in accuracies.items():
+            if not (math.isfinite(value) and 0 <= value <= 1):
+                raise ValueError(
+                    f"{name}[{split!r}]={value!r}: accuracies are fractions in [0, 1]; divide percentages by 100."
+                )
+    gaps = {split: float(unlearned[split]) - float(retrained[split]) for split in SPLITS}
+    if signed:
+        return (1 + gaps["retain"]) * (1 - gaps["forget"]) * (1 + gaps["test"])
+    return math.prod(1 - abs(gap) for gap in gaps.values())

@@ -1,0 +1,336 @@
+"""`UnlearningTrainer`: transformers.Trainer on two streams.
+
+Trainer keeps its loop, optimizers, schedulers, clipping, logging, callbacks, checkpoints and evaluation. What is added:
+
+    data         `get_train_dataloader` serves micro-batches {"retain": ..., "forget": ...} (see `data`)
+    step         `get_batch_samples` stashes the window, `training_step` lets the method run over it (see `window`)
+    partition    made before the first step, saved in every checkpoint, checked on resume (see `partition`)
+    evaluation   forget and retain sets are evaluated beside the user's own
+"""
+
+import functools
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, Subset
+from tqdm.auto import tqdm
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction, seed_worker
+
+from . import checks
+from .arguments import UnlearningArguments
+from .data import COUNTS, SeededDataset, Slot, StreamBatchSampler, StreamCollator, StreamDataset, count_items
+from .methods import Method, resolve_method
+from .metrics import accuracy, predicted_classes
+from .partition import Partition, gradient_saliency
+from .recovery import Attempt
+from .rng import derive_seed, isolated_rng
+from .window import Window
+
+
+class UnlearningTrainer(Trainer):
+    """A `transformers.Trainer` that makes a trained model forget.
+
+    Takes what `Trainer` takes, except `train_dataset`, and
+
+    method: a `Method`, e.g. SharpMinMax(alpha=0.97), or its name in METHODS.
+    forget_dataset, retain_dataset: map-style data sets of disjoint samples; a method that uses one stream only runs
+        without the other.
+    eval_dataset: one data set, reported as `eval_test_*`, or a dict of them, reported under its keys. `evaluate` always
+        reports `eval_forget_*` and `eval_retain_*` (a fixed subsample of `args.eval_retain_samples`) too, each with
+        its `_loss`, `_accuracy` (unless `compute_metrics` is given) and number of `_samples`.
+
+    Raises ValueError for input that cannot work before any work starts, FloatingPointError when a step meets a
+    non-finite loss or norm (weights are then as before the step).
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: UnlearningArguments | None = None,
+        data_collator: Any = None,
+        train_dataset: None = None,
+        eval_dataset: Any = None,
+        *trainer_args: Any,
+        method: Method | str,
+        forget_dataset: Any = None,
+        retain_dataset: Any = None,
+        **trainer_kwargs: Any,
+    ):
+        args = UnlearningArguments("tmp_trainer") if args is None else args
+        self.method = resolve_method(method)
+        self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
+        streams = {"retain": retain_dataset, "forget": forget_dataset}
+        checks.check_arguments(args, train_dataset, self.method)
+        checks.check_datasets(self.method, streams)
+        if model is not None:
+            checks.check_model(model, self.method)
+        self._data_seed = args.seed if args.data_seed is None else args.data_seed
+        self.partition: Partition | None = None
+        self._batch_sampler: StreamBatchSampler | None = None
+        self._window: list[dict] = []
+        self._last_window: Window | None = None
+        self._loss_sums: dict[str, Tensor] = {}
+        self._loss_steps = 0
+        super().__init__(
+            model,
+            args,
+            data_collator,
+            streams[self.method.streams[0]],
+            self._evaluation_sets(args, eval_dataset),
+            *trainer_args,
+            **trainer_kwargs,
+        )
+        checks.check_hardware(args, self.accelerator, self.model)
+        checks.check_model(self.model, self.method)
+        self._check_best_metric()
+        for stream, dataset in streams.items():
+            if dataset is not None:
+                checks.check_samples(self, stream, dataset, self.method.loss_of(stream) is not None)
+        self.model_accepts_loss_kwargs = False  # a window's losses are means of its own making (see `window`)
+        if self.compute_metrics is None and not args.batch_eval_metrics:
+            self.compute_metrics = self._default_metrics
+            if self.preprocess_logits_for_metrics is None:
+                self.preprocess_logits_for_metrics = predicted_classes
+        self.add_callback(_SamplerEpoch(self))
+
+    # ---- data ----
+
+    def _stream_sizes(self) -> dict[str, int]:
+        """Stream -> samples per process and micro-batch, for the streams that the method forwards."""
+        retain = self._train_batch_size
+        forget = self.args.forget_batch_size
+        if forget is None:
+            forget = retain
+        else:  # auto_find_batch_size has shrunk the retain batch: keep the ratio
+            forget = max(1, round(forget * retain / self.args.train_batch_size))
+        sizes = {"retain": retain, "forget": forget}
+        return {stream: sizes[stream] for stream in self.method.streams}
+
+    def get_train_dataloader(self) -> DataLoader:
+        sizes = self._stream_sizes()
+        streams = {stream: getattr(self, f"{stream}_dataset") for stream in sizes}
+        anchor = next(iter(sizes))
+        self._batch_sampler = StreamBatchSampler(
+            self._get_train_sampler(streams[anchor]),
+            sizes,
+            walked=len(self.forget_dataset) if len(sizes) == 2 else None,
+            seed=self._data_seed,
+            processes=self.accelerator.num_processes,
+            drop_last=self.args.dataloader_drop_last,
+        )
+        loader = self._stream_loader(streams, anchor, self._batch_sampler)
+        return self.accelerator.prepare(loader)
+
+    def _stream_loader(self, streams: Mapping[str, Any], anchor: str, batch_sampler: Any) -> DataLoader:
+        args = self.args
+        collate = {name: self._get_collator_with_removed_columns(self.data_collator, name) for name in streams}
+        count = functools.partial(count_items, label_names=self.label_names, shift=self._loss_shifts_labels)
+        workers = args.dataloader_num_workers
+        return DataLoader(
+            StreamDataset(streams, anchor, self._data_seed),
+            batch_sampler=batch_sampler,
+            collate_fn=StreamCollator(collate, count, self._data_seed),
+            num_workers=workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=functools.partial(seed_worker, num_workers=workers, rank=args.process_index),
+        )
+
+    def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> DataLoader:
+        """Loaders of evaluation and prediction: same samples every time, no draw from the run's generators."""
+        if not isinstance(dataset, IterableDataset) and hasattr(dataset, "__len__"):
+            dataset = SeededDataset(dataset, self._data_seed)
+        return super()._get_dataloader(dataset, *args, **kwargs)
+
+    # ---- the step ----
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        self._window, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return self._window, None
+
+    def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: Any = None) -> Tensor:
+        """Zero for all but the last micro-batch of a window; there the method runs over the whole window.
+
+        Returns this process's share of the window's objective. On return `.grad` holds the step's gradient and the
+        weights are what they were.
+        """
+        window = self._window if any(inputs is batch for batch in self._window) else [inputs]
+        if inputs is not window[-1]:
+            return torch.zeros((), device=self.args.device)
+        self._window = []
+        model.train()
+        if callable(getattr(self.optimizer, "train", None)):
+            self.optimizer.train()
+        self._last_window = Window(
+            model,
+            self.model,
+            [self._prepare_inputs(batch if COUNTS in batch else self._counted(batch)) for batch in window],
+            self._stream_loss,
+            self.accelerator,
+            masks=None if self.partition is None else self.partition.masks,
+            sync_perturbation=self.args.sync_perturbation,
+            step=self.state.global_step + 1,
+        )
+        objective = self._last_window.run(self.method.step)
+        for stream, loss in self._last_window.stream_losses.items():
+            self._loss_sums[stream] = self._loss_sums.get(stream, 0) + loss
+        self._loss_steps += 1
+        every = self.args.torch_empty_cache_steps
+        if every is not None and self.state.global_step % every == 0:
+            clear_device_cache()
+        return objective
+
+    def _stream_loss(self, model: nn.Module, stream: str, inputs: dict) -> Tensor:
+        custom = self.method.loss_of(stream)
+        with self.compute_loss_context_manager():
+            return self.compute_loss(model, inputs) if custom is None else custom(model(**inputs), inputs)
+
+    def _counted(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A micro-batch that did not come from our collator."""
+        counts = {}
+        for stream in self.method.streams:
+            items = count_items(batch[stream], self.label_names, self._loss_shifts_labels)
+            counts[stream] = (items, count_items(batch[stream], (), False))
+        return {**batch, COUNTS: counts}
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if getattr(self.accelerator, "scaler", None) is None and not math.isfinite(grad_norm):
+            self._last_window.undo()
+            raise FloatingPointError(
+                f"Non-finite norm of the gradient of step {self.state.global_step + 1}: {float(grad_norm)}. Weights are "
+                "as before the step. Lower the learning rate or rho, raise alpha, or check the data and the loss."
+            )
+        return grad_norm
+
+    def _inner_training_loop(self, batch_size: int | None = None, **kwargs: Any) -> Any:
+        if not self.args.auto_find_batch_size:
+            return super()._inner_training_loop(batch_size=batch_size, **kwargs)
+        optimizer = self.optimizer
+        start = Attempt(self.model, optimizer, self.args.device)
+        try:
+            return super()._inner_training_loop(batch_size=batch_size, **kwargs)
+        except Exception as error:
+            if should_reduce_batch_size(error):
+                start.undo()
+                self.optimizer = optimizer
+            raise
+
+    # ---- the partition ----
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.method.fraction is not None:  # checked before any weight is touched
+            partition = Partition.load(resume_from_checkpoint)
+            partition.check(self.model, f"The partition in resume_from_checkpoint={resume_from_checkpoint!r}")
+            self.partition = partition.to(self.model)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: Any) -> Any:
+        self._loss_sums, self._loss_steps = {}, 0
+        if self.method.fraction is not None and resume_from_checkpoint is None:
+            self.partition = self._make_partition()
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        if self.method.disjoint and checks.is_scale_free(optimizer):
+            warnings.warn(
+                f"{type(optimizer).__name__} makes its steps independent of the scale of the gradient, and with "
+                f"overlap=False each parameter follows one stream only: alpha={self.method.alpha} has no effect. Use "
+                "optim='sgd', overlap=True, or lam_retain and lam_forget.",
+                stacklevel=2,
+            )
+        return prepared
+
+    def _make_partition(self) -> Partition:
+        size = self.args.forget_batch_size or self._train_batch_size
+        slots = [Slot("forget", index, 0, index) for index in range(len(self.forget_dataset))]
+        batches = [slots[low : low + size] for low in range(0, len(slots), size)]
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        # Called before accelerate wraps the model on the first run; on a second run its autocast is taken off.
+        module = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        with isolated_rng():
+            loader = self._stream_loader({"forget": self.forget_dataset}, "forget", batches[rank::processes])
+            loader = tqdm(loader, desc="Partition", disable=self.args.disable_tqdm or rank > 0, leave=False)
+            inputs = ((self._prepare_inputs(batch["forget"]), batch[COUNTS]["forget"][0]) for batch in loader)
+            saliency = gradient_saliency(
+                module, inputs, lambda m, x: self._stream_loss(m, "forget", dict(x)), processes
+            )
+        return Partition.from_saliency(saliency, self.method.fraction)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.partition is not None and self.args.should_save:
+            folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            self.partition.save(os.path.join(self._get_output_dir(trial=trial), folder))
+        super()._save_checkpoint(model, trial)
+
+    # ---- evaluation and logs ----
+
+    def _evaluation_sets(self, args: UnlearningArguments, eval_dataset: Any) -> dict[str, Any]:
+        sets = {}
+        if self.forget_dataset is not None:
+            sets["forget"] = self.forget_dataset
+        if self.retain_dataset is not None:
+            sets["retain"] = self.retain_dataset
+            size = len(self.retain_dataset)
+            if size > args.eval_retain_samples:
+                generator = torch.Generator().manual_seed(derive_seed(self._data_seed, "eval retain"))
+                rows = torch.randperm(size, generator=generator)[: args.eval_retain_samples].sort().values.tolist()
+                select = getattr(self.retain_dataset, "select", None)
+                sets["retain"] = Subset(self.retain_dataset, rows) if select is None else select(rows)
+        if isinstance(eval_dataset, Mapping) and not hasattr(eval_dataset, "column_names"):
+            return {**sets, **eval_dataset}
+        return sets if eval_dataset is None else {**sets, "test": eval_dataset}
+
+    def _check_best_metric(self) -> None:
+        metric = self.args.metric_for_best_model
+        if metric is None:
+            return
+        name = metric.removeprefix("eval_")
+        splits = list(self.eval_dataset)
+        if not any(name.startswith(f"{split}_") for split in splits):
+            raise ValueError(
+                f"metric_for_best_model={metric!r} is not reported: metrics are named by split, eval_<split>_<metric>, "
+                f"with the splits {splits}. Pass e.g. 'eval_{splits[-1]}_loss'."
+            )
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().evaluation_loop(*args, **kwargs)
+        output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_samples"] = output.num_samples
+        return output
+
+    def _default_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        return accuracy(prediction.predictions, prediction.label_ids, shift=self._loss_shifts_labels)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self._loss_steps and {"loss", "learning_rate"} <= logs.keys():  # Trainer's own training log, on all ranks
+            for stream in sorted(self._loss_sums):
+                mean = self.accelerator.reduce(self._loss_sums[stream] / self._loss_steps, reduction="mean")
+                logs[f"loss_{stream}"] = mean.item()
+            self._loss_sums, self._loss_steps = {}, 0
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: dict) -> int:
+        streams = [inputs[stream] for stream in self.method.streams if stream in inputs]
+        return self.method.passes * sum(super(UnlearningTrainer, self).floating_point_ops(batch) for batch in streams)
+
+    def _track_num_input_tokens(self, inputs: dict) -> None:
+        for stream in self.method.streams:
+            if stream in inputs:
+                super()._track_num_input_tokens(inputs[stream])
+
+
+class _SamplerEpoch(TrainerCallback):
+    """Tells the sampler the epoch. accelerate does so on some paths only: not with several processes, for one."""
+
+    def __init__(self, trainer: UnlearningTrainer):
+        self._trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self._trainer._batch_sampler.set_epoch(int((state.epoch or 0) + 1e-6))

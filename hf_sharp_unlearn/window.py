@@ -1,0 +1,249 @@
+"""One optimizer step: the window of micro-batches and the passes over it.
+
+A method's `step` is written with five verbs:
+
+    backward(objective)              accumulate the gradient in `.grad`, as plain training does (one-pass methods)
+    gradient(objective)              return the gradient of the window, `.grad` left empty
+    perturbed(sharpness, g, inside)  context: weights at w + eps, eps from g; back bit for bit on leaving, however
+    compose(r0, r1, f0, f1, ...)     the min-max gradient over the partition
+    leave(g)                         g is the step's gradient: average it over processes, put it into `.grad`
+
+Rules every pass obeys
+
+    weighting    each stream's loss is the mean over the whole window and all processes: a micro-batch's mean is weighted
+                 by its share of the items. 8 x 4 equals 32 x 1, ragged windows included.
+    BatchNorm    only clean retain passes move buffers; after any other pass all buffers are put back.
+    RNG          a second pass (again=True) replays the generators of its first, pass by pass; afterwards they stand
+                 where the clean passes left them.
+    DDP          `gradient` and the perturbation use the global gradient (sync), or each process its own (local); every
+                 forward and backward of a several-pass method runs inside no_sync, `leave` reduces once.
+    faults       a non-finite loss or norm raises FloatingPointError on all processes together; whatever is raised,
+                 weights and buffers are as before the step and `.grad` is empty.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .data import COUNTS
+from .distributed import all_reduce_mean, all_true, broadcast_first
+from .kernels import reference as kernels
+from .rng import RngState
+from .sharpness import Sharpness
+
+Gradient = list[Tensor | None]
+
+
+class Window:
+    """See the module's docstring.
+
+    model: what is called (DDP or compiled wrapper included). module: what owns parameters and buffers.
+    batches: the micro-batches, on the device. loss(model, stream, inputs) -> scalar mean or (batch,) tensor.
+    accelerator: for backward, no_sync and the gradient scaler. masks: the partition, parameter name -> bool tensor.
+    step: number of the optimizer step, counted from 1, for error messages.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        module: nn.Module,
+        batches: Sequence[Mapping[str, Any]],
+        loss: Callable[[nn.Module, str, dict], Tensor],
+        accelerator: Any,
+        *,
+        masks: Mapping[str, Tensor] | None = None,
+        sync_perturbation: bool = True,
+        step: int = 1,
+    ):
+        self.model, self.batches, self.loss, self.accelerator = model, batches, loss, accelerator
+        self.sync, self.step = sync_perturbation, step
+        named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
+        self.params = [weight for _, weight in named]
+        self.masks = None if masks is None else [masks[name] for name, _ in named]
+        self.scaled = getattr(accelerator, "scaler", None) is not None
+        self.objective: Tensor | None = None  # the window's objective and stream losses, clean, shares of this process
+        self.stream_losses: dict[str, Tensor] = {}
+        self._buffers = list(module.buffers())
+        self._buffers_at_start = [buffer.clone() for buffer in self._buffers]
+        self._device = self.params[0].device
+        self._processes = accelerator.num_processes
+        self._totals = self._global_counts()
+        self._replay: dict[tuple[int, str], RngState] = {}
+        self._after_clean: RngState | None = None
+        self._saved: list[int] = []
+
+    def run(self, step: Callable[["Window"], None]) -> Tensor:
+        """Run a method's step. Returns this process's share of the clean objective, a detached scalar."""
+        try:
+            step(self)
+        except BaseException:
+            self.undo()
+            raise
+        broadcast_first(self._buffers, self._processes)
+        return self.objective
+
+    def undo(self) -> None:
+        """Forget the step: buffers as they were when it began, no gradients."""
+        self._put_back(self._buffers_at_start)
+        for weight in self.params:
+            weight.grad = None
+
+    # ---- verbs ----
+
+    def backward(self, objective: Mapping[str, float]) -> None:
+        self._pass(objective, again=False, sync_last=True)
+
+    def gradient(self, objective: Mapping[str, float], again: bool = False) -> Gradient:
+        """Gradient of sum over streams of coefficient x mean loss; `again` repeats it at the perturbed weights."""
+        self._pass(objective, again=again, sync_last=False)
+        gradient = []
+        for weight in self.params:
+            gradient.append(weight.grad)
+            weight.grad = None
+        if self.sync and not again:
+            all_reduce_mean(gradient, self._processes)
+        return gradient
+
+    @contextlib.contextmanager
+    def perturbed(self, sharpness: Sharpness, gradient: Gradient, inside: bool | None = None) -> Iterator[None]:
+        """Weights at w + eps inside the block. inside: True the forget part only, False the retain part, None all."""
+        moved = [i for i, grad in enumerate(gradient) if grad is not None]
+        weights = [self.params[i].detach() for i in moved]
+        grads = [gradient[i] for i in moved]
+        etas = [sharpness.eta_of(weight) for weight in weights]
+        part = {} if inside is None else {"masks": [self.masks[i] for i in moved], "inside": inside}
+        length = math.sqrt(kernels.norm(weights, grads, etas, **part).item())
+        if not self.scaled:
+            self._require_finite("gradient norm of the perturbation", {"clean": length})
+        if not math.isfinite(length):
+            length = 0.0  # fp16: the scaler sees the non-finite clean gradient and skips the step
+        backups = [torch.empty_like(weight) for weight in weights] if length > 0 else []
+        try:
+            if length > 0:
+                kernels.perturb(weights, grads, backups, etas, sharpness.rho / length, self._saved, **part)
+            del gradient, grads, part  # the caller may free its gradient for the second pass
+            yield
+        finally:
+            # A second Ctrl-C during the first restore must not leave half of the weights perturbed.
+            try:
+                kernels.restore(weights, backups, self._saved)
+            except BaseException:
+                kernels.restore(weights, backups, self._saved)
+                raise
+
+    def compose(
+        self,
+        r0: Gradient | None,
+        r1: Gradient | None,
+        f0: Gradient | None,
+        f1: Gradient | None,
+        lam_retain: float,
+        lam_forget: float,
+        overlap: bool,
+    ) -> Gradient:
+        """The min-max gradient over the partition; a parameter that no pass reached stays without one."""
+        lists = [gradient for gradient in (r0, r1, f0, f1) if gradient is not None]
+        reached = [i for i in range(len(self.params)) if any(gradient[i] is not None for gradient in lists)]
+
+        def dense(gradient: Gradient | None) -> list[Tensor] | None:
+            if gradient is None:
+                return None
+            return [torch.zeros_like(self.params[i]) if gradient[i] is None else gradient[i] for i in reached]
+
+        masks = [self.masks[i] for i in reached]
+        halves = (dense(r0), dense(r1), dense(f0), dense(f1))
+        composed: Gradient = [None] * len(self.params)
+        for i, value in zip(reached, kernels.compose(*halves, masks, lam_retain, lam_forget, overlap), strict=True):
+            composed[i] = value
+        return composed
+
+    @staticmethod
+    def add(a: Gradient, b: Gradient) -> Gradient:
+        """Sum of two gradients, in place of the first; None counts as zero."""
+        return [x if y is None else y if x is None else x.add_(y) for x, y in zip(a, b, strict=True)]
+
+    def leave(self, gradient: Gradient) -> None:
+        all_reduce_mean(gradient, self._processes)
+        for weight, grad in zip(self.params, gradient, strict=True):
+            weight.grad = grad
+
+    # ---- passes ----
+
+    def _pass(self, objective: Mapping[str, float], again: bool, sync_last: bool) -> None:
+        """Forward and backward of every micro-batch of the streams with a weight, gradients summed in `.grad`."""
+        work = [
+            (number, stream, coefficient)
+            for number in range(len(self.batches))
+            for stream, coefficient in objective.items()
+            if coefficient != 0 and stream in self.batches[number]
+        ]
+        losses: dict[str, Tensor] = {}
+        for place, (number, stream, coefficient) in enumerate(work):
+            last = place == len(work) - 1
+            context = contextlib.nullcontext() if sync_last and last else self.accelerator.no_sync(self.model)
+            if again:
+                self._replay[number, stream].restore()
+            elif not sync_last:
+                self._replay[number, stream] = RngState(self._device)
+            before = None if stream == "retain" and not again else [buffer.clone() for buffer in self._buffers]
+            try:
+                with context:
+                    share = self._share_of_mean(number, stream)
+                    self.accelerator.backward(share * coefficient)
+            finally:
+                if before is not None:
+                    self._put_back(before)
+            value = share.detach().float()
+            losses[stream] = losses[stream] + value if stream in losses else value
+        if again:
+            self._after_clean.restore()
+        elif not sync_last:
+            self._after_clean = RngState(self._device)
+        if not self.scaled:
+            self._require_finite(f"loss in the {'perturbed' if again else 'clean'} pass", losses)
+        if not again:
+            self.stream_losses.update(losses)
+            value = sum(losses[stream] * coefficient for stream, coefficient in objective.items() if coefficient != 0)
+            self.objective = value if self.objective is None else self.objective + value
+
+    def _share_of_mean(self, number: int, stream: str) -> Tensor:
+        """This micro-batch's contribution to the stream's mean loss over the window and all processes."""
+        batch = self.batches[number]
+        items, samples = batch[COUNTS][stream]
+        loss = self.loss(self.model, stream, dict(batch[stream]))
+        if items == 0:  # a filler, or every label masked: the mean of nothing is nan, its share is 0
+            loss = torch.nan_to_num(loss)
+        if loss.ndim == 0:
+            return loss * (items / self._totals[stream][0] * self._processes)
+        return loss.sum() * (bool(samples) / self._totals[stream][1] * self._processes)
+
+    def _global_counts(self) -> dict[str, tuple[int, int]]:
+        """Items and samples of each stream in the window, over all processes."""
+        streams = sorted({stream for batch in self.batches for stream in batch[COUNTS]})
+        none = (0, 0)
+        counts = [[sum(b[COUNTS].get(stream, none)[k] for b in self.batches) for k in (0, 1)] for stream in streams]
+        if self._processes > 1:
+            tensor = torch.tensor(counts, dtype=torch.int64, device=self._device)
+            dist.all_reduce(tensor)
+            counts = tensor.tolist()
+        return {stream: (max(pair[0], 1), max(pair[1], 1)) for stream, pair in zip(streams, counts, strict=True)}
+
+    def _put_back(self, values: list[Tensor]) -> None:
+        for buffer, value in zip(self._buffers, values, strict=True):
+            buffer.detach().copy_(value)
+
+    def _require_finite(self, what: str, values: Mapping[str, Tensor | float]) -> None:
+        numbers = {name: float(value) for name, value in values.items()}
+        good = all(math.isfinite(number) for number in numbers.values())
+        if all_true(good, self._device, self._processes):
+            return
+        mine = ", ".join(f"{name}: {number}" for name, number in numbers.items())
+        raise FloatingPointError(
+            f"Non-finite {what} of step {self.step} ({mine}; on another process if these are finite). Weights are as "
+            "before the step. Lower the learning rate or rho, raise alpha, or check the data and the loss."
+        )
