@@ -40,8 +40,8 @@ def check_arguments(args: Any, train_dataset: Any, method: Method) -> None:
         )
     if args.fsdp:
         raise ValueError(
-            f"fsdp={args.fsdp!r}: perturbing sharded weights is not supported yet. Use DistributedDataParallel, or LoRA "
-            "for a model that does not fit."
+            f"fsdp={args.fsdp!r}: perturbing sharded weights is not supported yet. Use DistributedDataParallel, or "
+            "LoRA for a model that does not fit."
         )
     if args.train_sampling_strategy == "batch_rebalance":
         raise ValueError(
@@ -61,7 +61,8 @@ def check_hardware(args: TrainingArguments, accelerator: Any, model: nn.Module) 
     split = parallelism is not None and any(
         getattr(parallelism, f"{name}_enabled", False) for name in ("tp", "cp", "sp")
     )
-    if kind in ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA") or split or getattr(model, "_tp_size", None) not in (None, 1):
+    split = split or getattr(model, "_tp_size", None) not in (None, 1)
+    if split or kind in ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA"):
         raise ValueError(
             f"distributed_type={kind}, parallelism_config={parallelism!r}: sharded, tensor- or context-parallel models "
             "and XLA are not supported yet. Use one process, or DistributedDataParallel (torchrun, accelerate launch)."
@@ -111,8 +112,8 @@ def check_model(model: nn.Module, method: Method) -> None:
         for name, weight in trainable:
             if torch.finfo(weight.dtype).bits < 32:
                 raise ValueError(
-                    f"model: {name} is {weight.dtype}, which rounds most of the perturbation of {method.perturbation!r} "
-                    "away. Load the trainable weights in float32 (dtype='float32') and pass bf16=True for bf16 compute."
+                    f"model: {name} is {weight.dtype}, which rounds most of the perturbation {method.perturbation!r} "
+                    "away. Load the trainable weights in float32 (dtype='float32'); bf16=True still computes in bf16."
                 )
 
 
@@ -185,6 +186,14 @@ def _label_rows(dataset: Any, column: str) -> list | None:
     if isinstance(dataset, list | tuple) and all(isinstance(row, Mapping) and column in row for row in dataset):
         return [row[column] for row in dataset]
     return None
+
+
+def check_best_metric(metric: str | None, splits: list[str]) -> None:
+    if metric is not None and not any(metric.removeprefix("eval_").startswith(f"{split}_") for split in splits):
+        raise ValueError(
+            f"metric_for_best_model={metric!r} is not reported: metrics are named by split, eval_<split>_<metric>, "
+            f"with the splits {splits}. Pass e.g. 'eval_{splits[-1]}_loss'."
+        )
 
 
 def is_scale_free(optimizer: torch.optim.Optimizer) -> bool:

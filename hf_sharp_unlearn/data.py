@@ -273,3 +273,15 @@ class SeededDataset(Dataset):
     def __getitems__(self, indices: list[int]) -> list[Any]:
         with isolated_rng():
             return _fetch(self.dataset, list(indices), lambda i: derive_seed(self.seed, "eval", indices[i]))
+
+
+def evaluation_sets(forget: Any, retain: Any, own: Any, retain_samples: int, seed: int) -> dict[str, Any]:
+    """Split name -> data set: forget, a fixed subsample of retain, and the user's own ("test", or its keys)."""
+    sets = {name: dataset for name, dataset in (("forget", forget), ("retain", retain)) if dataset is not None}
+    if retain is not None and len(retain) > retain_samples:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "eval retain"))
+        rows = torch.randperm(len(retain), generator=generator)[:retain_samples].sort().values.tolist()
+        sets["retain"] = retain.select(rows) if hasattr(retain, "select") else Subset(retain, rows)
+    if isinstance(own, Mapping):
+        return {**sets, **own}
+    return sets if own is None else {**sets, "test": own}

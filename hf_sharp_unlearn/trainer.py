@@ -18,19 +18,28 @@ from typing import Any
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction, seed_worker
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, seed_worker
 
 from . import checks
 from .arguments import UnlearningArguments
-from .data import COUNTS, SeededDataset, Slot, StreamBatchSampler, StreamCollator, StreamDataset, count_items
+from .data import (
+    COUNTS,
+    SeededDataset,
+    Slot,
+    StreamBatchSampler,
+    StreamCollator,
+    StreamDataset,
+    count_items,
+    evaluation_sets,
+)
 from .methods import Method, resolve_method
 from .metrics import accuracy, predicted_classes
 from .partition import Partition, gradient_saliency
 from .recovery import Attempt
-from .rng import derive_seed, isolated_rng
+from .rng import isolated_rng
 from .window import Window
 
 
@@ -73,7 +82,6 @@ class UnlearningTrainer(Trainer):
             checks.check_model(model, self.method)
         self._data_seed = args.seed if args.data_seed is None else args.data_seed
         self.partition: Partition | None = None
-        self._batch_sampler: StreamBatchSampler | None = None
         self._window: list[dict] = []
         self._last_window: Window | None = None
         self._loss_sums: dict[str, Tensor] = {}
@@ -83,22 +91,22 @@ class UnlearningTrainer(Trainer):
             args,
             data_collator,
             streams[self.method.streams[0]],
-            self._evaluation_sets(args, eval_dataset),
+            evaluation_sets(forget_dataset, retain_dataset, eval_dataset, args.eval_retain_samples, self._data_seed),
             *trainer_args,
             **trainer_kwargs,
         )
         checks.check_hardware(args, self.accelerator, self.model)
         checks.check_model(self.model, self.method)
-        self._check_best_metric()
+        checks.check_best_metric(args.metric_for_best_model, list(self.eval_dataset))
         for stream, dataset in streams.items():
             if dataset is not None:
                 checks.check_samples(self, stream, dataset, self.method.loss_of(stream) is not None)
         self.model_accepts_loss_kwargs = False  # a window's losses are means of its own making (see `window`)
         if self.compute_metrics is None and not args.batch_eval_metrics:
-            self.compute_metrics = self._default_metrics
+            self.compute_metrics = functools.partial(accuracy, shift=self._loss_shifts_labels)
             if self.preprocess_logits_for_metrics is None:
                 self.preprocess_logits_for_metrics = predicted_classes
-        self.add_callback(_SamplerEpoch(self))
+        self.add_callback(_SamplerEpoch())
 
     # ---- data ----
 
@@ -117,7 +125,7 @@ class UnlearningTrainer(Trainer):
         sizes = self._stream_sizes()
         streams = {stream: getattr(self, f"{stream}_dataset") for stream in sizes}
         anchor = next(iter(sizes))
-        self._batch_sampler = StreamBatchSampler(
+        sampler = StreamBatchSampler(
             self._get_train_sampler(streams[anchor]),
             sizes,
             walked=len(self.forget_dataset) if len(sizes) == 2 else None,
@@ -125,8 +133,7 @@ class UnlearningTrainer(Trainer):
             processes=self.accelerator.num_processes,
             drop_last=self.args.dataloader_drop_last,
         )
-        loader = self._stream_loader(streams, anchor, self._batch_sampler)
-        return self.accelerator.prepare(loader)
+        return self.accelerator.prepare(self._stream_loader(streams, anchor, sampler))
 
     def _stream_loader(self, streams: Mapping[str, Any], anchor: str, batch_sampler: Any) -> DataLoader:
         args = self.args
@@ -140,6 +147,7 @@ class UnlearningTrainer(Trainer):
             num_workers=workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
             prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=functools.partial(seed_worker, num_workers=workers, rank=args.process_index),
         )
@@ -206,8 +214,8 @@ class UnlearningTrainer(Trainer):
         if getattr(self.accelerator, "scaler", None) is None and not math.isfinite(grad_norm):
             self._last_window.undo()
             raise FloatingPointError(
-                f"Non-finite norm of the gradient of step {self.state.global_step + 1}: {float(grad_norm)}. Weights are "
-                "as before the step. Lower the learning rate or rho, raise alpha, or check the data and the loss."
+                f"Non-finite norm of the gradient of step {self.state.global_step + 1}: {float(grad_norm)}. Weights "
+                "are as before the step. Lower the learning rate or rho, raise alpha, or check data and loss."
             )
         return grad_norm
 
@@ -272,41 +280,10 @@ class UnlearningTrainer(Trainer):
 
     # ---- evaluation and logs ----
 
-    def _evaluation_sets(self, args: UnlearningArguments, eval_dataset: Any) -> dict[str, Any]:
-        sets = {}
-        if self.forget_dataset is not None:
-            sets["forget"] = self.forget_dataset
-        if self.retain_dataset is not None:
-            sets["retain"] = self.retain_dataset
-            size = len(self.retain_dataset)
-            if size > args.eval_retain_samples:
-                generator = torch.Generator().manual_seed(derive_seed(self._data_seed, "eval retain"))
-                rows = torch.randperm(size, generator=generator)[: args.eval_retain_samples].sort().values.tolist()
-                select = getattr(self.retain_dataset, "select", None)
-                sets["retain"] = Subset(self.retain_dataset, rows) if select is None else select(rows)
-        if isinstance(eval_dataset, Mapping) and not hasattr(eval_dataset, "column_names"):
-            return {**sets, **eval_dataset}
-        return sets if eval_dataset is None else {**sets, "test": eval_dataset}
-
-    def _check_best_metric(self) -> None:
-        metric = self.args.metric_for_best_model
-        if metric is None:
-            return
-        name = metric.removeprefix("eval_")
-        splits = list(self.eval_dataset)
-        if not any(name.startswith(f"{split}_") for split in splits):
-            raise ValueError(
-                f"metric_for_best_model={metric!r} is not reported: metrics are named by split, eval_<split>_<metric>, "
-                f"with the splits {splits}. Pass e.g. 'eval_{splits[-1]}_loss'."
-            )
-
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         output = super().evaluation_loop(*args, **kwargs)
         output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_samples"] = output.num_samples
         return output
-
-    def _default_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        return accuracy(prediction.predictions, prediction.label_ids, shift=self._loss_shifts_labels)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._loss_steps and {"loss", "learning_rate"} <= logs.keys():  # Trainer's own training log, on all ranks
@@ -329,8 +306,6 @@ class UnlearningTrainer(Trainer):
 class _SamplerEpoch(TrainerCallback):
     """Tells the sampler the epoch. accelerate does so on some paths only: not with several processes, for one."""
 
-    def __init__(self, trainer: UnlearningTrainer):
-        self._trainer = trainer
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self._trainer._batch_sampler.set_epoch(int((state.epoch or 0) + 1e-6))
+    def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
+        sampler = train_dataloader.batch_sampler
+        getattr(sampler, "batch_sampler", sampler).set_epoch(int((state.epoch or 0) + 1e-6))

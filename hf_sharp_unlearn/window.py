@@ -10,8 +10,8 @@ A method's `step` is written with five verbs:
 
 Rules every pass obeys
 
-    weighting    each stream's loss is the mean over the whole window and all processes: a micro-batch's mean is weighted
-                 by its share of the items. 8 x 4 equals 32 x 1, ragged windows included.
+    weighting    each stream's loss is the mean over the whole window and all processes: a micro-batch's mean is
+                 weighted by its share of the items. 8 x 4 equals 32 x 1, ragged windows included.
     BatchNorm    only clean retain passes move buffers; after any other pass all buffers are put back.
     RNG          a second pass (again=True) replays the generators of its first, pass by pass; afterwards they stand
                  where the clean passes left them.
@@ -75,7 +75,7 @@ class Window:
         self._totals = self._global_counts()
         self._replay: dict[tuple[int, str], RngState] = {}
         self._after_clean: RngState | None = None
-        self._saved: list[int] = []
+        self._perturbed: tuple[list[Tensor], list[Tensor], list[int]] = ([], [], [])  # weights, backups, saved
 
     def run(self, step: Callable[["Window"], None]) -> Tensor:
         """Run a method's step. Returns this process's share of the clean objective, a detached scalar."""
@@ -84,11 +84,15 @@ class Window:
         except BaseException:
             self.undo()
             raise
+        finally:
+            self.batches = ()  # the trainer keeps the window until the next one: not its data
+            self._replay.clear()
         broadcast_first(self._buffers, self._processes)
         return self.objective
 
     def undo(self) -> None:
-        """Forget the step: buffers as they were when it began, no gradients."""
+        """Forget the step: weights and buffers as they were when it began, no gradients."""
+        kernels.restore(*self._perturbed)
         self._put_back(self._buffers_at_start)
         for weight in self.params:
             weight.grad = None
@@ -122,19 +126,16 @@ class Window:
             self._require_finite("gradient norm of the perturbation", {"clean": length})
         if not math.isfinite(length):
             length = 0.0  # fp16: the scaler sees the non-finite clean gradient and skips the step
-        backups = [torch.empty_like(weight) for weight in weights] if length > 0 else []
+        self._perturbed = (weights, [torch.empty_like(weight) for weight in weights] if length > 0 else [], [])
+        _, backups, saved = self._perturbed
         try:
             if length > 0:
-                kernels.perturb(weights, grads, backups, etas, sharpness.rho / length, self._saved, **part)
+                kernels.perturb(weights, grads, backups, etas, sharpness.rho / length, saved, **part)
             del gradient, grads, part  # the caller may free its gradient for the second pass
             yield
-        finally:
-            # A second Ctrl-C during the first restore must not leave half of the weights perturbed.
-            try:
-                kernels.restore(weights, backups, self._saved)
-            except BaseException:
-                kernels.restore(weights, backups, self._saved)
-                raise
+        finally:  # an interrupt inside the restore itself is finished by `undo`
+            kernels.restore(*self._perturbed)
+            self._perturbed = ([], [], [])
 
     def compose(
         self,

@@ -13,11 +13,11 @@ forget set for a method that uses nothing else. Methods never see the trainer.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..sharpness import ASAM, SAM, Sharpness
+from ..sharpness import ASAM, SAM
 
 if TYPE_CHECKING:
     from ..window import Window
@@ -38,8 +38,9 @@ class Method:
     forget_loss: StreamLoss | None = field(default=None, kw_only=True)
     retain_loss: StreamLoss | None = field(default=None, kw_only=True)
 
-    fraction: ClassVar[float | None] = None
-    sharpness: ClassVar[Sharpness | None] = None
+    # Not annotated: an annotated name, ClassVar included, would fix its place in the subclasses' signatures.
+    fraction = None
+    sharpness = None
 
     def __post_init__(self):
         for name in ("forget_loss", "retain_loss"):
@@ -62,7 +63,7 @@ class Method:
         return tuple(stream for stream, weight in self.weights.items() if weight != 0)
 
     @property
-    def perturbation(self) -> Sharpness | None:
+    def perturbation(self) -> SAM | ASAM | None:
         """The sharpness in force: a radius of 0 has nothing to perturb, so its second passes are saved."""
         return self.sharpness if self.sharpness is not None and self.sharpness.rho > 0 else None
 

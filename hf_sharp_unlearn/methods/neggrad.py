@@ -1,15 +1,15 @@
 """NegGrad+ (Kurmanji et al., NeurIPS 2023, arXiv 2302.09880), with or without sharpness.
 
-    L(w) = alpha * CE(R) - (1 - alpha) * CE(F)                  descend on retain, ascend on forget
+L(w) = alpha * CE(R) - (1 - alpha) * CE(F)                  descend on retain, ascend on forget
 
-    plain                    w <- w - lr * grad L(w)
-    sharpness_on="both"      eps from grad L(w);                w <- w - lr * grad L(w + eps)
-    sharpness_on="retain"    eps from the retain half alone;    w <- w - lr * (grad L_R(w + eps) + grad L_F(w))
-    sharpness_on="forget"    eps from the forget half alone;    w <- w - lr * (grad L_R(w) + grad L_F(w + eps))
+plain                    w <- w - lr * grad L(w)
+sharpness_on="both"      eps from grad L(w);                w <- w - lr * grad L(w + eps)
+sharpness_on="retain"    eps from the retain half alone;    w <- w - lr * (grad L_R(w + eps) + grad L_F(w))
+sharpness_on="forget"    eps from the forget half alone;    w <- w - lr * (grad L_R(w) + grad L_F(w + eps))
 
-    L_R = alpha * CE(R), L_F = -(1 - alpha) * CE(F): weights and sign included. alpha = 1 is fine-tuning on the retain
-    set, alpha = 0 gradient ascent. "NegGrad" in Tang & Khanna (ICLR 2026, arXiv 2506.13715) is this method.
-    Published settings: alpha 0.95-0.9999, lr 0.01, 5-10 epochs; SAM rho 0.1 or ASAM rho 1.0 on CIFAR-100.
+L_R = alpha * CE(R), L_F = -(1 - alpha) * CE(F): weights and sign included. alpha = 1 is fine-tuning on the retain
+set, alpha = 0 gradient ascent. "NegGrad" in Tang & Khanna (ICLR 2026, arXiv 2506.13715) is this method.
+Published settings: alpha 0.95-0.9999, lr 0.01, 5-10 epochs; SAM rho 0.1 or ASAM rho 1.0 on CIFAR-100.
 """
 
 from dataclasses import dataclass
@@ -39,9 +39,7 @@ class NegGradPlus(Method):
         super().__post_init__()
         self.check_range("alpha", 0, 1)
         if self.sharpness_on not in ("both", "retain", "forget"):
-            raise ValueError(
-                f"NegGradPlus(sharpness_on={self.sharpness_on!r}): must be 'both', 'retain' or 'forget'."
-            )
+            raise ValueError(f"NegGradPlus(sharpness_on={self.sharpness_on!r}): must be 'both', 'retain' or 'forget'.")
 
     @property
     def weights(self) -> dict[str, float]:

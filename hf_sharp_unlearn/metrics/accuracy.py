@@ -1,8 +1,8 @@
 """Accuracy, the default `compute_metrics` of the trainer: of the class, or of the next token for a causal LM."""
 
 import numpy as np
-import torch
 from torch import Tensor
+from transformers import EvalPrediction
 
 
 def predicted_classes(logits: Tensor | tuple, labels: Tensor) -> Tensor:
@@ -17,18 +17,20 @@ def predicted_classes(logits: Tensor | tuple, labels: Tensor) -> Tensor:
     return logits.argmax(dim=-1)
 
 
-def accuracy(predictions: np.ndarray, labels: np.ndarray, shift: bool = False) -> dict[str, float]:
+def accuracy(prediction: EvalPrediction, shift: bool = False) -> dict[str, float]:
     """Share of correct predictions, in [0, 1], over labels other than -100. Higher is better.
 
-    shift: position t predicts label t + 1 (causal LM). Returns {} where accuracy is not defined (float labels,
-    shapes that differ, or no label left).
+    prediction: predicted classes and labels, same shape. shift: position t predicts label t + 1 (causal LM). Returns
+    {} where accuracy is not defined (no labels, several kinds of labels, float labels, shapes that differ).
     """
-    predictions, labels = (torch.as_tensor(np.asarray(value)) for value in (predictions, labels))
-    if labels.is_floating_point() or predictions.shape != labels.shape:
+    predictions, labels = prediction.predictions, prediction.label_ids
+    if not isinstance(predictions, np.ndarray) or not isinstance(labels, np.ndarray):
+        return {}
+    if labels.dtype.kind not in "iub" or predictions.shape != labels.shape:
         return {}
     if shift:
         predictions, labels = predictions[..., :-1], labels[..., 1:]
     counted = labels != -100
     if not counted.any():
         return {}
-    return {"accuracy": (predictions[counted] == labels[counted]).double().mean().item()}
+    return {"accuracy": float((predictions[counted] == labels[counted]).mean())}

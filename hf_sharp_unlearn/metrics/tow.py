@@ -1,10 +1,10 @@
 """Tug-of-War: how close an unlearned model comes to a retrained one on retain, forget and test data.
 
-    absolute   prod over D in {R, F, T} of (1 - |a_D - a_D,rt|)              Zhao et al., NeurIPS 2024 (RUM)
-    signed     (1 - (a_R,rt - a_R)) (1 - (a_F - a_F,rt)) (1 - (a_T,rt - a_T))    the code released with Sharp MinMax
+absolute   prod over D in {R, F, T} of (1 - |a_D - a_D,rt|)              Zhao et al., NeurIPS 2024 (RUM)
+signed     (1 - (a_R,rt - a_R)) (1 - (a_F - a_F,rt)) (1 - (a_T,rt - a_T))    the code released with Sharp MinMax
 
-    a_D: accuracy of the unlearned model on D, a_D,rt: of the retrained one. Higher is better in both. The absolute
-    value lies in [0, 1]; the signed one rewards forgetting more than the retrained model and may exceed 1.
+a_D: accuracy of the unlearned model on D, a_D,rt: of the retrained one. Higher is better in both. The absolute
+value lies in [0, 1]; the signed one rewards forgetting more than the retrained model and may exceed 1.
 """
 
 import math

@@ -1,0 +1,50 @@
+"""Shared fixtures. Everything is offline, on CPU."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from parts import Mlp, rows  # noqa: E402
+
+from hf_sharp_unlearn import UnlearningArguments, UnlearningTrainer, split_forget  # noqa: E402
+
+torch.set_num_threads(1)  # bitwise claims need one order of summation; the models are tiny
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    """A factory of trainers: make_trainer(method, model=None, data=None, forget=..., kind=UnlearningTrainer, **args)."""
+
+    def make(
+        method,
+        model=None,
+        data=None,
+        forget=range(6),
+        kind=UnlearningTrainer,
+        trainer=None,
+        output_dir=None,
+        **arguments,
+    ):
+        data = rows(24) if data is None else data
+        forget_set, retain_set = split_forget(data, list(forget))
+        settings = {
+            "per_device_train_batch_size": 4,
+            "num_train_epochs": 2,
+            "learning_rate": 0.1,
+            "report_to": "none",
+            "save_strategy": "no",
+            "logging_strategy": "no",
+            "disable_tqdm": True,
+            "dataloader_pin_memory": False,
+            **arguments,
+        }
+        args = UnlearningArguments(str(output_dir or tmp_path / "out"), **settings)
+        extra = {"forget_dataset": forget_set, "retain_dataset": retain_set, **(trainer or {})}
+        model = {"model": Mlp() if model is None else model} if "model_init" not in extra else {}
+        return kind(**model, args=args, method=method, **extra)
+
+    return make

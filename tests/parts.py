@@ -1,0 +1,56 @@
+"""Small real models from configs and small data."""
+
+import torch
+from torch import nn
+
+class Mlp(nn.Module):
+    """A plain nn.Module without batch statistics; optional dropout."""
+
+    def __init__(self, dropout: float = 0.0, dtype=torch.float32, seed: int = 0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.first = nn.Linear(6, 8, dtype=dtype)
+        self.dropout = nn.Dropout(dropout)
+        self.second = nn.Linear(8, 3, dtype=dtype)
+        for weight in self.parameters():
+            weight.data.copy_(torch.randn(weight.shape, generator=generator) * 0.5)
+
+    def forward(self, x, labels=None):
+        logits = self.second(self.dropout(torch.tanh(self.first(x.to(self.first.weight.dtype)))))
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return {"loss": loss, "logits": logits} if loss is not None else {"logits": logits}
+
+
+class BatchNormNet(nn.Module):
+    def __init__(self, seed: int = 0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x, labels=None):
+        logits = self.head(torch.relu(self.bn(self.conv(x))).mean((2, 3)))
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return {"loss": loss, "logits": logits}
+
+
+def rows(count: int, shape=(6,), classes: int = 3, seed: int = 0) -> list[dict]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn((count, *shape), generator=generator)
+    labels = torch.randint(classes, (count,), generator=generator)
+    return [{"x": x[i], "labels": int(labels[i])} for i in range(count)]
+
+
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), f"{name} differs by {(a[name] - b[name]).abs().max()}"
+
+
+def differs(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return any(not torch.equal(a[name], b[name]) for name in a)
