@@ -35,8 +35,8 @@ class Method:
         shape (batch,). Sign: the loss to be *minimised in training*; the method does the ascent.
     """
 
-    forget_loss: StreamLoss | None = field(default=None, kw_only=True)
-    retain_loss: StreamLoss | None = field(default=None, kw_only=True)
+    forget_loss: StreamLoss | None = field(default=None, kw_only=True, repr=False)
+    retain_loss: StreamLoss | None = field(default=None, kw_only=True, repr=False)
 
     # Not annotated: an annotated name, ClassVar included, would fix its place in the subclasses' signatures.
     fraction = None
