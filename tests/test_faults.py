@@ -1,0 +1,205 @@
+"""Whatever goes wrong, weights and BatchNorm buffers are as before the step, bit for bit, and nothing is swallowed."""
+
+import pytest
+import torch
+from parts import BatchNormNet, assert_same, differs, rows, weights_of
+from transformers import TrainerCallback
+
+from hf_sharp_unlearn import ASAM, SAM, NegGradPlus, SharpMinMax
+from hf_sharp_unlearn.kernels import reference
+
+DATA = rows(24, shape=(1, 5, 5))
+METHODS = [NegGradPlus(0.8), NegGradPlus(0.8, SAM(0.2)), NegGradPlus(0.8, ASAM(1.0), "forget"), SharpMinMax(0.8)]
+
+
+class Fault:
+    """A loss that raises, or returns what it is given, at its n-th call."""
+
+    def __init__(self, at, what):
+        self.calls, self.at, self.what = 0, at, what
+
+    def __call__(self, outputs, inputs):
+        self.calls += 1
+        if self.calls == self.at:
+            if isinstance(self.what, BaseException):
+                raise self.what
+            return outputs["loss"] * self.what
+        return outputs["loss"]
+
+
+class Before(TrainerCallback):
+    """Weights and buffers when the current step began."""
+
+    def on_step_begin(self, args, state, control, model, **kwargs):
+        self.state = weights_of(model)
+
+
+def passes_of(method):
+    return range(1, 2 * method.passes + 1)
+
+
+def run_with(make_trainer, method, fault, error):
+    method = type(method)(**{**vars(method), "retain_loss": fault, "forget_loss": fault})
+    trainer = make_trainer(method, model=BatchNormNet(), data=DATA, max_steps=3, per_device_train_batch_size=4)
+    trainer.add_callback(before := Before())
+    original = None if method.fraction is None else trainer._make_partition
+    if original is not None:  # the fault counts training passes only
+
+        def make():
+            fault.calls = -(10**6)
+            partition = original()
+            fault.calls = 0
+            return partition
+
+        trainer._make_partition = make
+    with pytest.raises(error) as raised:
+        trainer.train()
+    assert_same(before.state, weights_of(trainer.model))
+    assert all(weight.grad is None for weight in trainer.model.parameters())
+    return trainer, raised
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
+def test_an_exception_in_any_pass(make_trainer, method, error):
+    calls = 6 if method == METHODS[2] else 4 * method.passes  # two steps' worth
+    reached = 0
+    for call in range(1, calls + 1):
+        trainer, raised = run_with(make_trainer, method, Fault(call, error), type(error))
+        assert raised.value is error
+        reached = max(reached, trainer.state.global_step)
+    assert reached == 1, "both the first and a later step were hit"
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_non_finite_loss_names_pass_and_step(make_trainer, method, value):
+    words = set()
+    for call in range(1, 3 * method.passes + 1):
+        _, raised = run_with(make_trainer, method, Fault(call, value), FloatingPointError)
+        message = str(raised.value)
+        assert "step 1" in message or "step 2" in message
+        assert "retain" in message or "forget" in message
+        words |= {word for word in ("clean", "perturbed") if word in message}
+    assert words == ({"clean"} if method.perturbation is None else {"clean", "perturbed"})
+
+
+class InfiniteGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * float("inf")
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_finite_loss_with_a_non_finite_gradient(make_trainer, method):
+    class Bad(Fault):
+        def __call__(self, outputs, inputs):
+            self.calls += 1
+            loss = outputs["loss"]
+            return InfiniteGradient.apply(loss) if self.calls == self.at else loss
+
+    for call in passes_of(method):
+        run_with(make_trainer, method, Bad(call, None), FloatingPointError)
+
+
+@pytest.mark.parametrize("method", METHODS[1:], ids=str)
+@pytest.mark.parametrize("sweep", ["perturb", "restore"])
+def test_an_interrupt_in_the_middle_of_a_sweep(make_trainer, monkeypatch, method, sweep):
+    """Ctrl-C after some tensors: those are put back, from this step's backup, and the others were never touched."""
+    trainer = make_trainer(method, model=BatchNormNet(), data=DATA, max_steps=4)
+    trainer.add_callback(before := Before())
+    real = getattr(reference, sweep)
+    calls = {"count": 0}
+
+    class Sudden(list):
+        """The bookkeeping list of a sweep, with an interrupt at its third entry."""
+
+        def append(self, value):
+            super().append(value)
+            if len(self) == 3:
+                raise KeyboardInterrupt
+
+        def pop(self):
+            value = super().pop()
+            if len(self) == 3:
+                raise KeyboardInterrupt
+            return value
+
+    def interrupted(*args, **kwargs):
+        calls["count"] += 1
+        if calls["count"] != 3:
+            return real(*args, **kwargs)
+        args = list(args)
+        place = 5 if sweep == "perturb" else 2
+        sudden = Sudden(args[place])
+        args[place] = sudden
+        trainer._last_window._perturbed = (*trainer._last_window._perturbed[:2], sudden)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(reference, sweep, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert calls["count"] >= 3
+    assert_same(before.state, weights_of(trainer.model))
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_only_clean_retain_passes_move_batchnorm(make_trainer, method):
+    """Statistics after a run are those of the retain batches alone, forwarded at the unperturbed weights."""
+    trainer = make_trainer(method, model=BatchNormNet(), data=DATA, max_steps=1)
+    reference_model = BatchNormNet()
+    batch = next(iter(trainer.get_train_dataloader()))
+    reference_model.train()
+    reference_model(**batch["retain"])
+    trainer.train()
+    for name, value in reference_model.named_buffers():
+        assert torch.equal(value, trainer.model.get_buffer(name)), name
+
+
+def test_methods_without_a_retain_stream_freeze_batchnorm(make_trainer):
+    trainer = make_trainer(NegGradPlus(0.0), model=BatchNormNet(), data=DATA)
+    start = weights_of(trainer.model)
+    trainer.train()
+    end = weights_of(trainer.model)
+    for name, _ in trainer.model.named_buffers():
+        assert torch.equal(start[name], end[name])
+    assert differs(start, end)
+
+
+def test_weights_are_back_when_callbacks_see_the_step(make_trainer):
+    """A checkpoint written before the optimizer steps holds the weights of the step before."""
+
+    class Look(TrainerCallback):
+        def on_step_begin(self, args, state, control, model, **kwargs):
+            self.begin = weights_of(model)
+
+        def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+            buffers = dict(model.named_buffers())
+            now = weights_of(model)
+            assert_same({k: v for k, v in self.begin.items() if k not in buffers},
+                        {k: v for k, v in now.items() if k not in buffers})  # fmt: skip
+            self.seen = True
+
+    trainer = make_trainer(SharpMinMax(0.8), model=BatchNormNet(), data=DATA, gradient_accumulation_steps=2)
+    trainer.add_callback(look := Look())
+    trainer.train()
+    assert look.seen
+
+
+def test_restore_is_exact_after_a_thousand_cycles():
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(size, generator=generator) * 10.0**power for size, power in ((7, -6), (1000, 0), (0, 0))]
+    start = [weight.clone() for weight in weights]
+    backups = [torch.empty_like(weight) for weight in weights]
+    for _ in range(1000):
+        grads = [torch.randn(weight.shape, generator=generator) for weight in weights]
+        saved = []
+        reference.perturb(weights, grads, backups, [None, 0.1, 0.0], 0.3, saved)
+        assert saved == [0, 1, 2] and not torch.equal(weights[0], start[0])
+        reference.restore(weights, backups, saved)
+    for a, b in zip(start, weights, strict=True):
+        assert torch.equal(a, b)
