@@ -28,9 +28,10 @@ def check_arguments(args: Any, train_dataset: Any, method: Method) -> None:
     if not isinstance(args, UnlearningArguments):
         name = type(args).__name__
         raise ValueError(f"args is a {name}: pass hf_sharp_unlearn.UnlearningArguments, which takes the same options.")
-    if args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO) or "layerwise" in str(args.optim):
+    optim = OptimizerNames(args.optim).value
+    if "lomo" in optim or "layerwise" in optim:
         raise ValueError(
-            f"optim={str(args.optim)!r} steps inside backward, before the gradient of an unlearning step is composed. "
+            f"optim={optim!r} steps inside backward, before the gradient of an unlearning step is composed. "
             "Use an optimizer that steps afterwards, e.g. optim='sgd' or 'adamw_torch'."
         )
     if args.deepspeed:

@@ -54,3 +54,24 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 def differs(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return any(not torch.equal(a[name], b[name]) for name in a)
+
+
+def timm_resnet(classes: int = 3, size: int = 8, seed: int = 0):
+    """A real timm ResNet behind transformers' wrapper, small enough for one step in milliseconds."""
+    from transformers import AutoModelForImageClassification, TimmWrapperConfig
+
+    torch.manual_seed(seed)
+    config = TimmWrapperConfig(
+        architecture="resnet18",
+        num_labels=classes,
+        model_args={"in_chans": 1, "channels": [4, 4, 8, 8], "stem_width": 4},
+        pretrained_cfg={"input_size": [1, size, size], "mean": [0.5], "std": [0.5], "crop_pct": 1.0},
+    )
+    return AutoModelForImageClassification.from_config(config)
+
+
+def images(count: int, classes: int = 3, size: int = 8, seed: int = 0) -> list[dict]:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn((count, 1, size, size), generator=generator)
+    labels = torch.randint(classes, (count,), generator=generator)
+    return [{"pixel_values": pixels[i], "labels": int(labels[i])} for i in range(count)]

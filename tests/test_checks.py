@@ -1,0 +1,164 @@
+"""Bad input: one clear error that names the argument, the value and the remedy, before any work."""
+
+import datasets
+import pytest
+import torch
+from parts import Mlp, rows, timm_resnet
+from torch.utils.data import IterableDataset, Subset
+from transformers import TrainingArguments
+
+from hf_sharp_unlearn import ASAM, SAM, NegGradPlus, SharpMinMax, UnlearningArguments, UnlearningTrainer, split_forget
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: NegGradPlus(alpha=1.2), ["alpha", "1.2", "[0, 1]"]),
+        (lambda: NegGradPlus(alpha=float("nan")), ["alpha", "nan"]),
+        (lambda: NegGradPlus(alpha="0.9"), ["alpha", "0.9"]),
+        (lambda: SharpMinMax(alpha=-0.1), ["alpha", "-0.1"]),
+        (lambda: SAM(rho=-1), ["rho", "-1"]),
+        (lambda: SAM(rho=float("inf")), ["rho", "inf"]),
+        (lambda: ASAM(rho=-0.5), ["rho", "-0.5"]),
+        (lambda: ASAM(eta=-0.5), ["eta", "-0.5"]),
+        (lambda: SharpMinMax(fraction=0), ["fraction", "0", "(0, 1)"]),
+        (lambda: SharpMinMax(fraction=1.0), ["fraction", "1.0"]),
+        (lambda: SharpMinMax(scope="half"), ["scope", "half", "part", "all"]),
+        (lambda: SharpMinMax(lam_retain=-1), ["lam_retain", "-1"]),
+        (lambda: NegGradPlus(sharpness_on="test"), ["sharpness_on", "test"]),
+        (lambda: NegGradPlus(sharpness=0.1), ["sharpness", "0.1", "SAM"]),
+        (lambda: NegGradPlus(forget_loss=3), ["forget_loss", "3", "callable"]),
+        (lambda: UnlearningArguments("x", forget_batch_size=0), ["forget_batch_size", "0"]),
+        (lambda: UnlearningArguments("x", load_best_model_at_end=True), ["metric_for_best_model"]),
+        (lambda: split_forget(rows(5), []), ["forget_indices", "empty"]),
+        (lambda: split_forget(rows(5), [1, 1]), ["forget_indices", "repeats", "1"]),
+        (lambda: split_forget(rows(5), [1, 5]), ["forget_indices", "5", "0 to 4"]),
+        (lambda: split_forget(rows(5), [-1]), ["forget_indices", "-1"]),
+        (lambda: split_forget(rows(5), [True, False]), ["forget_indices", "flatnonzero"]),
+        (lambda: split_forget(rows(5), [0.5]), ["forget_indices", "integers"]),
+        (lambda: split_forget(rows(3), [0, 1, 2]), ["forget_indices", "retain"]),
+        (lambda: split_forget(rows(5), [0, 1], [1, 2]), ["overlap", "1"]),
+    ],
+)
+def test_values(make, words):
+    with pytest.raises(ValueError) as raised:
+        make()
+    for word in words:
+        assert word in str(raised.value)
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        yield from rows(1)
+
+
+SUBSETS = rows(10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method": "sharp_max"}, ["method", "sharp_max", "sharp_minmax", "neggrad"]),
+        ({"trainer": {"train_dataset": rows(3)}}, ["train_dataset", "retain_dataset", "split_forget"]),
+        ({"trainer": {"forget_dataset": None}}, ["forget_dataset", "None"]),
+        ({"trainer": {"forget_dataset": []}}, ["forget_dataset", "empty"]),
+        ({"trainer": {"retain_dataset": None}}, ["retain_dataset", "None"]),
+        ({"trainer": {"retain_dataset": Endless()}}, ["retain_dataset", "Endless", "map-style"]),
+        (
+            {"trainer": {"forget_dataset": Subset(SUBSETS, [1, 2]), "retain_dataset": Subset(SUBSETS, [2, 3])}},
+            ["overlap", "[2]"],
+        ),
+        ({"optim": "lomo"}, ["optim", "lomo"]),
+        ({"optim": "galore_adamw_layerwise"}, ["optim", "layerwise"]),
+        ({"train_sampling_strategy": "batch_rebalance"}, ["train_sampling_strategy", "batch_rebalance"]),
+        ({"accelerator_config": {"split_batches": True}}, ["split_batches"]),
+        ({"load_best_model_at_end": True, "metric_for_best_model": "loss", "eval_strategy": "epoch",
+          "save_strategy": "epoch"}, ["metric_for_best_model", "loss", "forget", "retain"]),
+        ({"model": Mlp(dtype=torch.bfloat16)}, ["bfloat16", "float32"]),
+        ({"model": Mlp().requires_grad_(False)}, ["no trainable parameter"]),
+        ({"data": [{"image": row["x"], "labels": row["labels"]} for row in rows(24)]}, ["image", "forward"]),
+        ({"data": [{"x": row["x"]} for row in rows(24)]}, ["label", "dataset"]),
+    ],
+)  # fmt: skip
+def test_trainer_arguments(make_trainer, settings, words):
+    settings = {"method": SharpMinMax(), **settings}
+    with pytest.raises(ValueError) as raised:
+        make_trainer(**settings)
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_plain_training_arguments_are_refused(tmp_path):
+    forget, retain = split_forget(rows(9), [0])
+    with pytest.raises(ValueError, match="UnlearningArguments"):
+        UnlearningTrainer(
+            Mlp(), TrainingArguments(str(tmp_path)), method="neggrad", forget_dataset=forget, retain_dataset=retain
+        )
+
+
+def test_deepspeed_and_fsdp_are_refused_with_the_remedy(make_trainer, tmp_path, monkeypatch):
+    from hf_sharp_unlearn import checks
+
+    for name, value in (("deepspeed", {"zero_optimization": {"stage": 2}}), ("fsdp", "full_shard")):
+        args = UnlearningArguments(str(tmp_path))
+        setattr(args, name, value)  # what TrainingArguments holds where the launcher and the package are there
+        with pytest.raises(ValueError, match=f"{name}=.*DistributedDataParallel"):
+            checks.check_arguments(args, None, NegGradPlus())
+
+
+@pytest.mark.parametrize("kind", ["list", "subset", "datasets"])
+def test_labels_outside_the_models_classes(tmp_path, kind):
+    x = torch.zeros(1, 8, 8).tolist()
+    data = [{"pixel_values": torch.tensor(x), "label": label} for label in (0, 1, 2, 3, 1, 2)]
+    if kind == "datasets":
+        data = datasets.Dataset.from_dict({"pixel_values": [x] * 6, "label": [0, 1, 2, 3, 1, 2]})
+    forget, retain = split_forget(data, [0, 1])
+    if kind == "list":
+        forget, retain = data[:2], data[2:]
+    arguments = UnlearningArguments(str(tmp_path), report_to="none")
+    with pytest.raises(ValueError, match=r"retain_dataset.*'label'.*3 classes.*\[3\]"):
+        UnlearningTrainer(
+            timm_resnet(classes=3), arguments, method="neggrad", forget_dataset=forget, retain_dataset=retain
+        )
+
+
+def test_a_multi_gpu_process_is_refused(make_trainer, monkeypatch):
+    from transformers.training_args import ParallelMode
+
+    monkeypatch.setattr(UnlearningArguments, "parallel_mode", property(lambda self: ParallelMode.NOT_DISTRIBUTED))
+    with pytest.raises(ValueError, match="torchrun"):
+        make_trainer(SharpMinMax())
+
+
+def test_alpha_without_effect_is_said_once_with_the_reason(make_trainer, recwarn):
+    trainer = make_trainer(SharpMinMax(0.8), optim="adamw_torch")
+    with pytest.warns(UserWarning, match="AdamW.*scale of the gradient.*alpha=0.8 has no effect") as caught:
+        trainer.train()
+    assert sum("no effect" in str(warning.message) for warning in caught) == 1
+    recwarn.clear()
+    for method, optim in ((SharpMinMax(0.8), "sgd"), (SharpMinMax(0.8, overlap=True), "adamw_torch"),
+                          (NegGradPlus(0.8), "adamw_torch")):  # fmt: skip
+        make_trainer(method, optim=optim).train()
+    assert not [warning for warning in recwarn if "no effect" in str(warning.message)]
+
+
+@pytest.mark.filterwarnings("ignore:AdamW makes its steps")
+def test_under_adam_alpha_has_indeed_no_effect(make_trainer):
+    """The claim of the warning: clipping off, disjoint parts, AdamW: alpha changes next to nothing; under SGD it does."""
+    for optim, same in (("adamw_torch", True), ("sgd", False)):
+        ends = []
+        for alpha in (0.5, 0.9):
+            trainer = make_trainer(SharpMinMax(alpha), optim=optim, learning_rate=0.01, max_grad_norm=0, max_steps=5)
+            trainer.train()
+            ends.append(torch.cat([weight.detach().reshape(-1) for weight in trainer.model.parameters()]))
+        moved = (ends[0] - torch.cat([weight.detach().reshape(-1) for weight in Mlp().parameters()])).norm()
+        assert ((ends[0] - ends[1]).norm() < 1e-3 * moved) == same
+
+
+def test_methods_that_need_one_set_run_without_the_other(make_trainer):
+    for alpha, missing in ((1.0, "forget"), (0.0, "retain")):
+        for sharpness in (None, SAM(0.1)):
+            trainer = make_trainer(NegGradPlus(alpha, sharpness), trainer={f"{missing}_dataset": None})
+            trainer.train()
+            metrics = trainer.evaluate()
+            assert not any(key.startswith(f"eval_{missing}") for key in metrics)
