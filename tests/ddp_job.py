@@ -1,0 +1,120 @@
+"""Run by test_ddp.py in two gloo processes (and in one, for comparison). Writes what each rank saw to OUT/rank.pt."""
+
+import os
+import sys
+import warnings
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+from parts import BatchNormNet, Mlp, rows, weights_of
+from transformers import TrainerCallback
+
+from hf_sharp_unlearn import ASAM, SAM, NegGradPlus, SharpMinMax, UnlearningArguments, UnlearningTrainer, split_forget
+
+torch.set_num_threads(1)
+warnings.simplefilter("ignore")
+
+METHODS = {
+    "neggrad": NegGradPlus(0.8),
+    "neggrad_sam": NegGradPlus(0.8, SAM(0.2)),
+    "neggrad_asam_retain": NegGradPlus(0.8, ASAM(0.5), "retain"),
+    "ascent": NegGradPlus(0.0),
+    "sharp_minmax": SharpMinMax(0.8),
+    "sharp_minmax_overlap": SharpMinMax(0.8, overlap=True),
+}
+
+
+class EveryStep(TrainerCallback):
+    """A fingerprint of the weights after every step: bitwise, and the same on all ranks if nothing has drifted."""
+
+    def __init__(self):
+        self.sums = []
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        self.sums.append([weight.detach().view(torch.int32).long().sum().item() for weight in model.parameters()])
+
+
+def run(out, method, name, model=None, data=None, batch=4, **arguments):
+    forget, retain = split_forget(rows(40) if data is None else data, list(range(7)))
+    args = UnlearningArguments(
+        os.path.join(out, name),
+        use_cpu=True,
+        per_device_train_batch_size=batch // int(os.environ.get("WORLD_SIZE", 1)),
+        report_to="none",
+        disable_tqdm=True,
+        **{"num_train_epochs": 2, "learning_rate": 0.1, "save_strategy": "no", "logging_strategy": "no", **arguments},
+    )
+    steps = EveryStep()
+    trainer = UnlearningTrainer(
+        Mlp() if model is None else model,
+        args,
+        method=method,
+        forget_dataset=forget,
+        retain_dataset=retain,
+        callbacks=[steps],
+    )
+    return trainer, steps
+
+
+class Bad:
+    """A loss that turns to nan on the last process only, at its third call."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, outputs, inputs):
+        self.calls += 1
+        last = int(os.environ.get("RANK", 0)) == int(os.environ.get("WORLD_SIZE", 1)) - 1
+        return outputs["loss"] * (float("nan") if last and self.calls == 3 else 1.0)
+
+
+def main(out: str) -> None:
+    rank = int(os.environ.get("RANK", 0))
+    results = {}
+    for name, method in METHODS.items():
+        for accumulation in (1, 2):
+            for sync in (True, False):
+                key = f"{name}/{accumulation}/{'sync' if sync else 'local'}"
+                trainer, steps = run(
+                    out,
+                    method,
+                    key.replace("/", "-"),
+                    gradient_accumulation_steps=accumulation,
+                    sync_perturbation=sync,
+                    logging_strategy="steps",
+                    logging_steps=1,
+                )
+                trainer.train()
+                logs = [
+                    {k: v for k, v in entry.items() if k.startswith("loss")} for entry in trainer.state.log_history
+                ]
+                masks = trainer.partition.masks if trainer.partition else {}
+                results[key] = {
+                    "weights": weights_of(trainer.model),
+                    "steps": steps.sums,
+                    "logs": logs,
+                    "masks": {n: m.clone() for n, m in masks.items()},
+                }
+
+    images = rows(40, shape=(1, 5, 5))
+    trainer, steps = run(out, SharpMinMax(0.8), "bn", model=BatchNormNet(), data=images)
+    trainer.train()
+    results["batchnorm"] = {"weights": weights_of(trainer.model), "metrics": trainer.evaluate()}
+
+    trainer, steps = run(out, SharpMinMax(0.8), "saved", save_strategy="steps", save_steps=9)
+    trainer.train()
+    again, _ = run(out, SharpMinMax(0.8), "saved")
+    again.train(resume_from_checkpoint=os.path.join(out, "saved", "checkpoint-9"))
+    results["resume"] = {"whole": weights_of(trainer.model), "resumed": weights_of(again.model)}
+
+    trainer, steps = run(out, NegGradPlus(0.8, SAM(0.2), retain_loss=Bad()), "bad")
+    try:
+        trainer.train()
+    except FloatingPointError as error:
+        results["bad"] = {"error": str(error), "weights": weights_of(trainer.model), "steps": len(steps.sums)}
+    torch.save(results, os.path.join(out, f"{rank}.pt"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
