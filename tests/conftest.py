@@ -40,6 +40,7 @@ def make_trainer(tmp_path):
             "logging_strategy": "no",
             "disable_tqdm": True,
             "dataloader_pin_memory": False,
+            "use_cpu": True,
             **arguments,
         }
         args = UnlearningArguments(str(output_dir or tmp_path / "out"), **settings)
