@@ -5,7 +5,8 @@ Data    scikit-learn's 1,797 handwritten digits (shipped with scikit-learn), 80 
 Model   a timm ResNet (0.5 M parameters) behind transformers' TimmWrapperForImageClassification.
 Rows    do nothing; NegGrad+; NegGrad+ with ASAM; Sharp MinMax; and the reference, retrained on the retain set alone.
 
-The recipes were chosen on seed 7, which no default run reports.
+The recipes are the best on seed 7, which `--seeds 3` does not report. NegGrad+: learning rate out of 0.003, 0.01, 0.03.
+Sharp MinMax, at 0.01: alpha out of 0.97 and 0.99, fraction out of 0.05 and 0.1, epochs out of 3 and 5.
 """
 
 import dataclasses
@@ -55,7 +56,7 @@ class Recipe:
 RECIPES = [
     Recipe("NegGrad+ (SGD)", NegGradPlus(alpha=0.97)),
     Recipe("NegGrad+ (ASAM)", NegGradPlus(alpha=0.97, sharpness=ASAM(rho=1.0))),
-    Recipe("Sharp MinMax", SharpMinMax(alpha=0.97, sharpness=ASAM(rho=1.0), fraction=0.05)),
+    Recipe("Sharp MinMax", SharpMinMax(alpha=0.99, sharpness=ASAM(rho=1.0), fraction=0.05), epochs=5),
 ]
 TRAINING = {"num_train_epochs": 40, "learning_rate": 2e-3, "lr_scheduler_type": "cosine", "optim": "adamw_torch"}
 
@@ -162,7 +163,7 @@ def _train(trainer: Trainer, title: str, callbacks: tuple = ()) -> float:
     return time.perf_counter() - start - sum(callback.seconds for callback in callbacks)
 
 
-def run_seed(seed: int, output_dir: str, save_model: bool) -> tuple[dict[str, dict], dict[str, list]]:
+def run_seed(seed: int, output_dir: str, save_models: bool) -> tuple[dict[str, dict], dict[str, list]]:
     """One run. Returns (row name -> accuracies, tow, seconds, share; method name -> curve)."""
     train, wrong, test = digits_with_wrong_labels(seed)
     forget, retain = split_forget(train, wrong)
@@ -177,6 +178,8 @@ def run_seed(seed: int, output_dir: str, save_model: bool) -> tuple[dict[str, di
 
     original, _ = trained(train, "train the original on all images")
     retrained, retrain_seconds = trained(retain, "retrain without the forget set (the reference)")
+    if save_models:
+        original.save_pretrained(os.path.join(output_dir, "original"))
     target = accuracies(retrained, splits)
     rows = {"do nothing": {**accuracies(original, splits), "seconds": 0.0}}
     curves = {}
@@ -194,7 +197,7 @@ def run_seed(seed: int, output_dir: str, save_model: bool) -> tuple[dict[str, di
         seconds = _train(trainer, f"unlearn with {recipe.name}", (curve := Curves(splits),))
         rows[recipe.name] = {**accuracies(model, splits), "seconds": seconds}
         curves[recipe.name] = curve.points
-        if save_model and isinstance(recipe.method, SharpMinMax):
+        if save_models and isinstance(recipe.method, SharpMinMax):
             trainer.save_model(os.path.join(output_dir, "sharp_minmax"))
     rows["retrained"] = {**target, "seconds": retrain_seconds}
     for row in rows.values():
@@ -254,13 +257,13 @@ def plot_curves(runs: list[dict[str, list]], targets: list[dict], path: str) -> 
 
 
 def run_demo(seeds: int = 1, output_dir: str = "demo_output") -> list[dict[str, dict]]:
-    """Run the demo for seeds 0 .. seeds - 1, print the table, write table, plot and model. Returns the rows."""
+    """Run the demo for seeds 0 .. seeds - 1, print the table, write table, plot and models. Returns the rows."""
     os.makedirs(output_dir, exist_ok=True)
     transformers.utils.logging.set_verbosity_error()
     runs, curves = [], []
     for seed in range(seeds):
         print(f"seed {seed}", flush=True)
-        rows, curve = run_seed(seed, output_dir, save_model=seed == 0)
+        rows, curve = run_seed(seed, output_dir, save_models=seed == 0)
         runs.append(rows)
         curves.append(curve)
     table = format_table(runs)

@@ -42,9 +42,7 @@ class Partition:
             raise ValueError(f"The model has {total} trainable parameter(s): a partition needs at least 2.")
         for name, value in saliency.items():
             if not torch.isfinite(value).all():
-                raise FloatingPointError(
-                    f"Non-finite gradient of {name} on the forget set: check data and loss."
-                )
+                raise FloatingPointError(f"Non-finite gradient of {name} on the forget set: check data and loss.")
         keep = min(max(round(fraction * total), 1), total - 1)
         threshold, ties = _kth_largest({name: _ordered_bits(value) for name, value in saliency.items()}, keep)
         masks = {}

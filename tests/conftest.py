@@ -17,7 +17,7 @@ torch.set_num_threads(1)  # bitwise claims need one order of summation; the mode
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    """A factory of trainers: make_trainer(method, model=None, data=None, forget=..., kind=UnlearningTrainer, **args)."""
+    """A factory of trainers; `trainer` goes to the trainer, other keywords to UnlearningArguments."""
 
     def make(
         method,

@@ -86,9 +86,7 @@ def main(out: str) -> None:
                     logging_steps=1,
                 )
                 trainer.train()
-                logs = [
-                    {k: v for k, v in entry.items() if k.startswith("loss")} for entry in trainer.state.log_history
-                ]
+                logs = [{k: v for k, v in entry.items() if k.startswith("loss")} for entry in trainer.state.log_history]
                 masks = trainer.partition.masks if trainer.partition else {}
                 results[key] = {
                     "weights": weights_of(trainer.model),

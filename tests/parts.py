@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+
 class Mlp(nn.Module):
     """A plain nn.Module without batch statistics; optional dropout."""
 

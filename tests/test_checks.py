@@ -144,7 +144,7 @@ def test_alpha_without_effect_is_said_once_with_the_reason(make_trainer, recwarn
 
 @pytest.mark.filterwarnings("ignore:AdamW makes its steps")
 def test_under_adam_alpha_has_indeed_no_effect(make_trainer):
-    """The claim of the warning: clipping off, disjoint parts, AdamW: alpha changes next to nothing; under SGD it does."""
+    """The claim of the warning: disjoint parts under AdamW: alpha changes next to nothing; under SGD it does."""
     for optim, same in (("adamw_torch", True), ("sgd", False)):
         ends = []
         for alpha in (0.5, 0.9):

@@ -1,0 +1,113 @@
+"""The command line and the demo, shortened: what it prints and writes. The full demo is `make demo`."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from hf_sharp_unlearn import cli, demo
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo")
+    patch = pytest.MonkeyPatch()
+    patch.setitem(demo.TRAINING, "num_train_epochs", 10)
+    rows = demo.run_demo(seeds=2, output_dir=str(out))
+    patch.undo()
+    return out, rows
+
+
+def test_the_demo_forgets_wrong_labels(short):
+    """A quarter of the training of the real demo: the direction is there, the margins are smaller."""
+    for row in short[1]:
+        assert list(row) == ["do nothing", *(recipe.name for recipe in demo.RECIPES), "retrained"]
+        assert row["retrained"]["tow"] == 1.0 and row["retrained"]["share"] == 1.0
+        for recipe in demo.RECIPES:
+            assert row[recipe.name]["tow"] > row["do nothing"]["tow"]
+            assert row[recipe.name]["forget"] < row["do nothing"]["forget"]
+            assert row[recipe.name]["seconds"] > 0
+
+
+def test_the_table_names_every_row_and_recipe_and_gives_the_spread(short):
+    text = (short[0] / "table.txt").read_text()
+    for recipe in demo.RECIPES:
+        assert text.count(recipe.name) == 2
+        assert f"lr {recipe.learning_rate}, epochs {recipe.epochs}, alpha {recipe.method.alpha}" in text
+    assert "fraction 0.05, overlap False" in text and "rho 1.0" in text and "±" in text
+    assert "mean ± standard deviation over 2 seeds" in text
+    results = json.loads((short[0] / "results.json").read_text())
+    assert len(results["runs"]) == 2 and len(results["curves"][0]["Sharp MinMax"]) > 5
+
+
+def test_the_plot_is_a_png_and_the_model_loads_with_its_processor(short):
+    assert (short[0] / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    saved = str(short[0] / "sharp_minmax")
+    model = AutoModelForImageClassification.from_pretrained(saved)
+    train, wrong, test = demo.digits_with_wrong_labels(0)
+    retain = [row for i, row in enumerate(train) if i not in set(wrong)]
+    found = demo.accuracies(model, {"retain": retain, "forget": [train[i] for i in wrong], "test": test})
+    assert found == {split: short[1][0]["Sharp MinMax"][split] for split in demo.SPLITS}
+    assert AutoImageProcessor.from_pretrained(saved) is not None
+
+
+def test_the_readmes_ten_lines_print_what_it_shows(short, tmp_path, monkeypatch, capsys):
+    """On the short demo's original, so the numbers are other ones; the code is the README's, word for word."""
+    with open(os.path.join(os.path.dirname(os.path.dirname(__file__)), "README.md")) as file:
+        code = file.read().split("```python\n")[1].split("```")[0]
+    (tmp_path / "demo_output").symlink_to(short[0])
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'pin_memory' argument")
+        exec(compile(code, "README.md", "exec"), {})
+    printed = ast.literal_eval(capsys.readouterr().out.splitlines()[-1])
+    assert list(printed) == ["retain", "forget", "test"] and printed["forget"] < printed["retain"]
+
+
+def test_the_forget_set_is_the_images_with_a_wrong_label():
+    train, wrong, test = demo.digits_with_wrong_labels(0)
+    again, same, _ = demo.digits_with_wrong_labels(0)
+    assert wrong == same and len(wrong) == round(0.05 * len(train)) and len(train) + len(test) == 1797
+    clean = {row["pixel_values"].numpy().tobytes(): label for row, label in zip(*_all_digits(), strict=True)}
+    mismatched = {i for i, row in enumerate(train) if clean[row["pixel_values"].numpy().tobytes()] != row["labels"]}
+    assert mismatched == set(wrong)
+
+
+def _all_digits():
+    patch = pytest.MonkeyPatch()
+    patch.setattr(demo, "WRONG_LABELS", 0.0)
+    train, _, test = demo.digits_with_wrong_labels(5)
+    patch.undo()
+    return train + test, [row["labels"] for row in train + test]
+
+
+def test_exit_codes_and_errors_of_one_line(capsys, monkeypatch, tmp_path):
+    for arguments in ([], ["nonsense"], ["demo", "--seeds", "0"], ["demo", "--seeds", "x"]):
+        with pytest.raises(SystemExit) as raised:
+            cli.main(arguments)
+        assert raised.value.code == 2
+    capsys.readouterr()
+
+    def failing(**kwargs):
+        raise kwargs_error
+
+    monkeypatch.setattr(demo, "run_demo", failing)
+    kwargs_error = RuntimeError("no disk")
+    assert cli.main(["demo"]) == 1
+    assert capsys.readouterr().err == "sharp-unlearn: RuntimeError: no disk (--debug prints the traceback)\n"
+    with pytest.raises(RuntimeError):
+        cli.main(["demo", "--debug"])
+    kwargs_error = KeyboardInterrupt()
+    assert cli.main(["demo"]) == 130
+
+
+def test_the_installed_command_and_the_module_say_how_to_use_them():
+    script = os.path.join(os.path.dirname(sys.executable), "sharp-unlearn")
+    for command in ([script], [sys.executable, "-m", "hf_sharp_unlearn"]):
+        done = subprocess.run([*command, "demo", "--help"], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and "--seeds" in done.stdout and "default: 1" in done.stdout
