@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from .data import COUNTS
 from .distributed import all_reduce_mean, all_true, broadcast_first
-from .kernels import reference as kernels
+from .kernels import BACKENDS
 from .rng import RngState
 from .sharpness import Sharpness
 
@@ -71,6 +71,7 @@ class Window:
         self._buffers = list(module.buffers())
         self._buffers_at_start = [buffer.clone() for buffer in self._buffers]
         self._device = self.params[0].device
+        self.kernels = BACKENDS["tiled" if self._device.type == "cpu" else "reference"]
         self._processes = accelerator.num_processes
         self._totals = self._global_counts()
         self._replay: dict[tuple[int, str], RngState] = {}
@@ -92,7 +93,7 @@ class Window:
 
     def undo(self) -> None:
         """Forget the step: weights and buffers as they were when it began, no gradients."""
-        kernels.restore(*self._perturbed)
+        self.kernels.restore(*self._perturbed)
         self._put_back(self._buffers_at_start)
         for weight in self.params:
             weight.grad = None
@@ -121,7 +122,7 @@ class Window:
         grads = [gradient[i] for i in moved]
         etas = [sharpness.eta_of(weight) for weight in weights]
         part = {} if inside is None else {"masks": [self.masks[i] for i in moved], "inside": inside}
-        length = math.sqrt(kernels.norm(weights, grads, etas, **part).item())
+        length = math.sqrt(self.kernels.norm(weights, grads, etas, **part).item())
         if not self.scaled:
             self._require_finite("gradient norm of the perturbation", {"clean": length})
         if not math.isfinite(length):
@@ -130,11 +131,11 @@ class Window:
         _, backups, saved = self._perturbed
         try:
             if length > 0:
-                kernels.perturb(weights, grads, backups, etas, sharpness.rho / length, saved, **part)
+                self.kernels.perturb(weights, grads, backups, etas, sharpness.rho / length, saved, **part)
             del gradient, grads, part  # the caller may free its gradient for the second pass
             yield
         finally:  # an interrupt inside the restore itself is finished by `undo`
-            kernels.restore(*self._perturbed)
+            self.kernels.restore(*self._perturbed)
             self._perturbed = ([], [], [])
 
     def compose(
@@ -159,7 +160,9 @@ class Window:
         masks = [self.masks[i] for i in reached]
         halves = (dense(r0), dense(r1), dense(f0), dense(f1))
         composed: Gradient = [None] * len(self.params)
-        for i, value in zip(reached, kernels.compose(*halves, masks, lam_retain, lam_forget, overlap), strict=True):
+        for i, value in zip(
+            reached, self.kernels.compose(*halves, masks, lam_retain, lam_forget, overlap), strict=True
+        ):
             composed[i] = value
         return composed
 

@@ -6,7 +6,7 @@ from parts import BatchNormNet, assert_same, differs, rows, weights_of
 from transformers import TrainerCallback
 
 from hf_sharp_unlearn import ASAM, SAM, NegGradPlus, SharpMinMax
-from hf_sharp_unlearn.kernels import reference
+from hf_sharp_unlearn.kernels import reference, tiled
 
 DATA = rows(24, shape=(1, 5, 5))
 METHODS = [NegGradPlus(0.8), NegGradPlus(0.8, SAM(0.2)), NegGradPlus(0.8, ASAM(1.0), "forget"), SharpMinMax(0.8)]
@@ -112,7 +112,7 @@ def test_an_interrupt_in_the_middle_of_a_sweep(make_trainer, monkeypatch, method
     """Ctrl-C after some tensors: those are put back, from this step's backup, and the others were never touched."""
     trainer = make_trainer(method, model=BatchNormNet(), data=DATA, max_steps=4)
     trainer.add_callback(before := Before())
-    real = getattr(reference, sweep)
+    real = getattr(tiled, sweep)
     calls = {"count": 0}
 
     class Sudden(list):
@@ -140,7 +140,7 @@ def test_an_interrupt_in_the_middle_of_a_sweep(make_trainer, monkeypatch, method
         trainer._last_window._perturbed = (*trainer._last_window._perturbed[:2], sudden)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(reference, sweep, interrupted)
+    monkeypatch.setattr(tiled, sweep, interrupted)  # the backend of a CPU
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     assert calls["count"] >= 3

@@ -84,10 +84,49 @@ def test_a_nan_on_the_other_side_of_the_mask_does_not_leak(kernels, overlap):
 @backends
 def test_a_half_that_is_absent_counts_as_zero(kernels):
     m = [torch.tensor([True, False])]
-    g = [torch.tensor([3.0, 4.0])]
-    assert kernels.compose(None, None, list(g), None, m)[0].tolist() == [3.0, 0.0]
-    assert kernels.compose(list(g), None, None, None, m)[0].tolist() == [0.0, 4.0]
-    assert kernels.compose(list(g), None, None, None, m, overlap=True)[0].tolist() == [3.0, 4.0]
+
+    def g():  # the tensors handed in may be overwritten
+        return [torch.tensor([3.0, 4.0])]
+
+    assert kernels.compose(None, None, g(), None, m)[0].tolist() == [3.0, 0.0]
+    assert kernels.compose(g(), None, None, None, m)[0].tolist() == [0.0, 4.0]
+    assert kernels.compose(g(), None, None, None, m, overlap=True)[0].tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("name", sorted(set(BACKENDS) - {"reference"}))
+@pytest.mark.parametrize("inside", [None, True, False])
+def test_backends_equal_the_reference_bit_by_bit(name, inside):
+    """Sizes beyond one tile, a transposed and a channels_last tensor, and a NaN outside the mask."""
+    shapes = [(3, 100_003), (16, 8, 3, 3), (300, 7), (1,)]
+    generator = torch.Generator().manual_seed(0)
+
+    def make():
+        made = [torch.randn(shape, generator=generator) for shape in shapes]
+        made[1] = made[1].to(memory_format=torch.channels_last)
+        made[2] = made[2].t()
+        return made
+
+    w, g, r0, r1, f0, f1 = (make() for _ in range(6))
+    selected = [value > 0.5 for value in make()]
+    part = {} if inside is None else {"masks": selected, "inside": inside}
+    if inside is not None:
+        g[0][selected[0] != inside] = float("nan")
+    etas = [None, 0.1, 0.0, 0.5]
+    results = {}
+    for key in ("reference", name):
+        kernels = BACKENDS[key]
+        moved, backups, saved = [x.clone() for x in w], [torch.empty_like(x) for x in w], []
+        length = kernels.norm(w, g, etas, **part)
+        kernels.perturb(moved, g, backups, etas, 0.01, saved, **part)
+        assert saved == [0, 1, 2, 3] and all(torch.equal(a, b) for a, b in zip(backups, w, strict=True))
+        composed = []
+        for overlap, lam in ((False, 1.0), (True, 1.0), (False, 0.3), (True, 0.0)):
+            halves = [[x.clone() for x in values] for values in (r0, r1, f0, f1)]
+            composed += kernels.compose(*halves, selected, lam, lam, overlap)
+        results[key] = length, moved + composed
+    torch.testing.assert_close(results[name][0], results["reference"][0], rtol=1e-6, atol=0)
+    for a, b in zip(results[name][1], results["reference"][1], strict=True):
+        assert torch.equal(a, b)
 
 
 @backends
