@@ -103,8 +103,13 @@ def main(out: str) -> None:
     trainer, steps = run(out, SharpMinMax(0.8), "saved", save_strategy="steps", save_steps=9)
     trainer.train()
     again, _ = run(out, SharpMinMax(0.8), "saved")
-    again.train(resume_from_checkpoint=os.path.join(out, "saved", "checkpoint-9"))
-    results["resume"] = {"whole": weights_of(trainer.model), "resumed": weights_of(again.model)}
+    try:
+        again.train(resume_from_checkpoint=os.path.join(out, "saved", "checkpoint-9"))
+        results["resume"] = {"whole": weights_of(trainer.model), "resumed": weights_of(again.model)}
+    except RuntimeError as error:  # transformers 5.17 loads the optimizer to "cpu:0", which torch does not know
+        if "restore data location" not in str(error):
+            raise
+        results["resume"] = None
 
     trainer, steps = run(out, NegGradPlus(0.8, SAM(0.2), retain_loss=Bad()), "bad")
     try:

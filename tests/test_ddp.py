@@ -68,7 +68,10 @@ def test_buffers_are_the_same_on_all_ranks_and_evaluation_agrees(runs):
 
 
 def test_resume_is_bitwise(runs):
-    for run in (runs[0], *runs[1]):
+    assert_same(runs[0]["resume"]["whole"], runs[0]["resume"]["resumed"])
+    if runs[1][0]["resume"] is None:
+        pytest.skip("this transformers cannot load an optimizer in several CPU processes (fixed after 5.17)")
+    for run in runs[1]:
         assert_same(run["resume"]["whole"], run["resume"]["resumed"])
 
 
