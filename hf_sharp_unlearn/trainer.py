@@ -40,7 +40,7 @@ from .metrics import accuracy, predicted_classes
 from .partition import Partition, gradient_saliency
 from .recovery import Attempt
 from .rng import isolated_rng
-from .window import Window
+from .window import Window, packed
 
 
 class UnlearningTrainer(Trainer):
@@ -82,6 +82,8 @@ class UnlearningTrainer(Trainer):
             checks.check_model(model, self.method)
         self._data_seed = args.seed if args.data_seed is None else args.data_seed
         self.partition: Partition | None = None
+        self._packed: tuple[Partition | None, dict[str, Tensor] | None] = (None, None)
+        self._backups: dict[int, Tensor] = {}
         self._window: list[dict] = []
         self._last_window: Window | None = None
         self._loss_sums: dict[str, Tensor] = {}
@@ -183,7 +185,8 @@ class UnlearningTrainer(Trainer):
             [self._prepare_inputs(batch if COUNTS in batch else self._counted(batch)) for batch in window],
             self._stream_loss,
             self.accelerator,
-            masks=None if self.partition is None else self.partition.masks,
+            masks=self._packed_masks(),
+            backups=self._backups,
             sync_perturbation=self.args.sync_perturbation,
             step=self.state.global_step + 1,
         )
@@ -195,6 +198,11 @@ class UnlearningTrainer(Trainer):
         if every is not None and self.state.global_step % every == 0:
             clear_device_cache()
         return objective
+
+    def _packed_masks(self) -> dict[str, Tensor] | None:
+        if self._packed[0] is not self.partition:
+            self._packed = (self.partition, packed(self.partition.masks, self.model))
+        return self._packed[1]
 
     def _stream_loss(self, model: nn.Module, stream: str, inputs: dict) -> Tensor:
         custom = self.method.loss_of(stream)
@@ -220,17 +228,17 @@ class UnlearningTrainer(Trainer):
         return grad_norm
 
     def _inner_training_loop(self, batch_size: int | None = None, **kwargs: Any) -> Any:
-        if not self.args.auto_find_batch_size:
-            return super()._inner_training_loop(batch_size=batch_size, **kwargs)
         optimizer = self.optimizer
-        start = Attempt(self.model, optimizer, self.args.device)
+        start = Attempt(self.model, optimizer, self.args.device) if self.args.auto_find_batch_size else None
         try:
             return super()._inner_training_loop(batch_size=batch_size, **kwargs)
         except Exception as error:
-            if should_reduce_batch_size(error):
+            if start is not None and should_reduce_batch_size(error):
                 start.undo()
                 self.optimizer = optimizer
             raise
+        finally:
+            self._backups.clear()
 
     # ---- the partition ----
 

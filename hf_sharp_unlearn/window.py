@@ -32,11 +32,18 @@ from torch import Tensor, nn
 
 from .data import COUNTS
 from .distributed import all_reduce_mean, all_true, broadcast_first
-from .kernels import BACKENDS
+from .kernels import backend_for
 from .rng import RngState
 from .sharpness import Sharpness
 
 Gradient = list[Tensor | None]
+
+
+def packed(masks: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Boolean masks by parameter name, in the form that the kernels read; made once a run."""
+    weights = dict(module.named_parameters())
+    ready = backend_for(next(iter(weights.values())).device).pack(list(masks.values()), [weights[n] for n in masks])
+    return dict(zip(masks, ready, strict=True))
 
 
 class Window:
@@ -44,7 +51,8 @@ class Window:
 
     model: what is called (DDP or compiled wrapper included). module: what owns parameters and buffers.
     batches: the micro-batches, on the device. loss(model, stream, inputs) -> scalar mean or (batch,) tensor.
-    accelerator: for backward, no_sync and the gradient scaler. masks: the partition, parameter name -> bool tensor.
+    accelerator: for backward, no_sync and the gradient scaler. masks: the partition, as `packed` made it.
+    backups: memory for the weights' backups, kept by the caller from window to window (fresh memory is slow).
     step: number of the optimizer step, counted from 1, for error messages.
     """
 
@@ -57,6 +65,7 @@ class Window:
         accelerator: Any,
         *,
         masks: Mapping[str, Tensor] | None = None,
+        backups: dict[int, Tensor] | None = None,
         sync_perturbation: bool = True,
         step: int = 1,
     ):
@@ -70,8 +79,9 @@ class Window:
         self.stream_losses: dict[str, Tensor] = {}
         self._buffers = list(module.buffers())
         self._buffers_at_start = [buffer.clone() for buffer in self._buffers]
+        self._backups = {} if backups is None else backups
         self._device = self.params[0].device
-        self.kernels = BACKENDS["tiled" if self._device.type == "cpu" else "reference"]
+        self.kernels = backend_for(self._device)
         self._processes = accelerator.num_processes
         self._totals = self._global_counts()
         self._replay: dict[tuple[int, str], RngState] = {}
@@ -127,7 +137,7 @@ class Window:
             self._require_finite("gradient norm of the perturbation", {"clean": length})
         if not math.isfinite(length):
             length = 0.0  # fp16: the scaler sees the non-finite clean gradient and skips the step
-        self._perturbed = (weights, [torch.empty_like(weight) for weight in weights] if length > 0 else [], [])
+        self._perturbed = (weights, [self._backup_of(i) for i in moved] if length > 0 else [], [])
         _, backups, saved = self._perturbed
         try:
             if length > 0:
@@ -137,6 +147,12 @@ class Window:
         finally:  # an interrupt inside the restore itself is finished by `undo`
             self.kernels.restore(*self._perturbed)
             self._perturbed = ([], [], [])
+
+    def _backup_of(self, index: int) -> Tensor:
+        weight, backup = self.params[index], self._backups.get(index)
+        if backup is None or (backup.shape, backup.dtype, backup.device) != (weight.shape, weight.dtype, weight.device):
+            backup = self._backups[index] = torch.empty_like(weight, requires_grad=False)
+        return backup
 
     def compose(
         self,

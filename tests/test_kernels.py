@@ -26,7 +26,7 @@ ETAS = [None, 0.0, 0.1, None, 0.5, 0.1]
 @pytest.mark.parametrize("inside", [None, True, False])
 def test_norm_and_perturb_are_their_formulas(kernels, dtype, inside):
     w, g = tensors(1, dtype), tensors(2, dtype)
-    part = {} if inside is None else {"masks": masks(), "inside": inside}
+    part = {} if inside is None else {"masks": kernels.pack(masks(), w), "inside": inside}
     taken = [torch.ones_like(m) if inside is None else m == inside for m in masks()]
     scales = [1.0 if eta is None else x.double().abs() + eta for x, eta in zip(w, ETAS, strict=True)]
     tolerance = {torch.bfloat16: 2e-2, torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
@@ -59,7 +59,7 @@ def test_lists_may_be_empty_and_a_zero_gradient_has_norm_zero(kernels):
 def test_compose_is_its_formula(kernels, lam, overlap):
     r0, r1, f0, f1 = (tensors(seed) for seed in (1, 2, 3, 4))
     copies = [[x.clone() for x in values] for values in (r0, r1, f0, f1)]
-    d = kernels.compose(*copies, masks(), *lam, overlap)
+    d = kernels.compose(*copies, kernels.pack(masks(), r0), *lam, overlap)
     for i, m in enumerate(masks()):
         r = r0[i] + lam[0] * (r1[i] - r0[i])
         f = f0[i] - lam[1] * (f1[i] - f0[i])
@@ -69,7 +69,7 @@ def test_compose_is_its_formula(kernels, lam, overlap):
 @backends
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_nan_on_the_other_side_of_the_mask_does_not_leak(kernels, overlap):
-    m = [torch.tensor([True, False])]
+    m = kernels.pack([torch.tensor([True, False])], [torch.ones(2)])
     nan = float("nan")
     g = [torch.tensor([nan, 2.0])]
     assert kernels.norm([torch.ones(2)], g, [None], m, False) == 4
@@ -83,7 +83,7 @@ def test_a_nan_on_the_other_side_of_the_mask_does_not_leak(kernels, overlap):
 
 @backends
 def test_a_half_that_is_absent_counts_as_zero(kernels):
-    m = [torch.tensor([True, False])]
+    m = kernels.pack([torch.tensor([True, False])], [torch.ones(2)])
 
     def g():  # the tensors handed in may be overwritten
         return [torch.tensor([3.0, 4.0])]
@@ -97,7 +97,7 @@ def test_a_half_that_is_absent_counts_as_zero(kernels):
 @pytest.mark.parametrize("inside", [None, True, False])
 def test_backends_equal_the_reference_bit_by_bit(name, inside):
     """Sizes beyond one tile, a transposed and a channels_last tensor, and a NaN outside the mask."""
-    shapes = [(3, 100_003), (16, 8, 3, 3), (300, 7), (1,)]
+    shapes = [(3, 200_003), (16, 8, 3, 3), (300, 7), (1,)]
     generator = torch.Generator().manual_seed(0)
 
     def make():
@@ -108,13 +108,14 @@ def test_backends_equal_the_reference_bit_by_bit(name, inside):
 
     w, g, r0, r1, f0, f1 = (make() for _ in range(6))
     selected = [value > 0.5 for value in make()]
-    part = {} if inside is None else {"masks": selected, "inside": inside}
     if inside is not None:
         g[0][selected[0] != inside] = float("nan")
     etas = [None, 0.1, 0.0, 0.5]
     results = {}
     for key in ("reference", name):
         kernels = BACKENDS[key]
+        ready = kernels.pack(selected, w)
+        part = {} if inside is None else {"masks": ready, "inside": inside}
         moved, backups, saved = [x.clone() for x in w], [torch.empty_like(x) for x in w], []
         length = kernels.norm(w, g, etas, **part)
         kernels.perturb(moved, g, backups, etas, 0.01, saved, **part)
@@ -122,7 +123,7 @@ def test_backends_equal_the_reference_bit_by_bit(name, inside):
         composed = []
         for overlap, lam in ((False, 1.0), (True, 1.0), (False, 0.3), (True, 0.0)):
             halves = [[x.clone() for x in values] for values in (r0, r1, f0, f1)]
-            composed += kernels.compose(*halves, selected, lam, lam, overlap)
+            composed += kernels.compose(*halves, ready, lam, lam, overlap)
         results[key] = length, moved + composed
     torch.testing.assert_close(results[name][0], results["reference"][0], rtol=1e-6, atol=0)
     for a, b in zip(results[name][1], results["reference"][1], strict=True):
@@ -135,3 +136,11 @@ def test_only_what_was_backed_up_in_this_step_is_put_back(kernels):
     saved = [1]
     kernels.restore(w, stale, saved)
     assert w[0].tolist() == [1.0, 1.0] and w[1].tolist() == [7.0, 7.0] and saved == []
+
+
+@backends
+@pytest.mark.parametrize("size", [1e-30, 1e-18, 1e25, 1e37])
+def test_the_norm_of_tiny_and_of_huge_gradients(kernels, size):
+    """fp32 squares of these under- or overflow."""
+    g = [torch.full((1000,), size)]
+    assert kernels.norm([torch.ones(1000)], g, [None]).sqrt().item() == pytest.approx(size * 1000**0.5, rel=1e-5)

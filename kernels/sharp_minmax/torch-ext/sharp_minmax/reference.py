@@ -10,8 +10,8 @@
 Shared arguments
     weights, grads, backups   lists of dense tensors, equal shapes position by position; any float dtype
     etas                      per tensor: None for T = 1, a number for T = |w| + eta
-    masks, inside             None: every element takes part. Else one bool tensor per weight: elements whose mask
-                              equals `inside` take part, the others count as g = 0.
+    masks, inside             None: every element takes part. Else what `pack` made of one bool tensor per weight:
+                              elements whose mask equals `inside` take part, the others count as g = 0.
 
 Masks select with `where`, never by multiplication: a NaN on the other side of a mask must not leak through 0 * NaN.
 Products and sums are separate operations (no fused multiply-add), so that a kernel can be compared bit by bit.
@@ -23,6 +23,14 @@ import torch
 from torch import Tensor
 
 Masks = Sequence[Tensor] | None
+
+
+def pack(masks: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+    """Bring boolean masks, one per weight and of its shape, into the form that this backend reads fastest.
+
+    Masks do not change during a run: this is done once. Here they stay what they are.
+    """
+    return list(masks)
 
 
 def _select(grad: Tensor, masks: Masks, index: int, inside: bool) -> Tensor:
