@@ -12,8 +12,8 @@ class UnlearningArguments(TrainingArguments):
 
     Defaults that differ from `TrainingArguments`: `optim="sgd"` with momentum 0.9 (through `optim_args`),
     `learning_rate=0.01`, `lr_scheduler_type="constant"`. `per_device_train_batch_size` is the retain batch size.
-    `max_grad_norm` stays at 1.0: it caps the length of an ascent step too, so raising the learning rate of a diverging
-    ascent moves the weights no further than `learning_rate * max_grad_norm` a step; 0 takes the cap away.
+    `max_grad_norm` stays at 1.0 and caps the length of an ascent step too: however steep the ascent has become, SGD
+    with momentum m moves the weights at most `learning_rate * max_grad_norm / (1 - m)` a step; 0 takes the cap away.
     """
 
     optim: OptimizerNames | str = field(default="sgd", metadata={"help": "The optimizer to use."})

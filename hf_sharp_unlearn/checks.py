@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset, Subset
 from transformers import TrainingArguments
+from transformers.models.auto import modeling_auto
 from transformers.training_args import OptimizerNames, ParallelMode
 
 from .arguments import UnlearningArguments
@@ -63,6 +64,7 @@ def check_hardware(args: TrainingArguments, accelerator: Any, model: nn.Module) 
         getattr(parallelism, f"{name}_enabled", False) for name in ("tp", "cp", "sp")
     )
     split = split or getattr(model, "_tp_size", None) not in (None, 1)
+    split = split or getattr(model, "is_distributed_loading_by_transformers", False)
     if split or kind in ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA"):
         raise ValueError(
             f"distributed_type={kind}, parallelism_config={parallelism!r}: sharded, tensor- or context-parallel models "
@@ -94,13 +96,38 @@ def check_datasets(method: Method, streams: Mapping[str, Any]) -> None:
     forget, retain = streams["forget"], streams["retain"]
     if forget is not None and forget is retain:
         raise ValueError("forget_dataset and retain_dataset are the same object: they must not share samples.")
-    if isinstance(forget, Subset) and isinstance(retain, Subset) and forget.dataset is retain.dataset:
-        both = set(map(int, forget.indices)) & set(map(int, retain.indices))
+    rows = {name: _rows_of(name, dataset) for name, dataset in streams.items() if dataset is not None}
+    if len(rows) == 2 and rows["forget"][0] == rows["retain"][0]:
+        both = set(rows["forget"][1]) & set(rows["retain"][1])
         if both:
             raise ValueError(
                 f"forget_dataset and retain_dataset overlap in {len(both)} rows of the same data set, e.g. "
                 f"{sorted(both)[:5]}: a sample is either forgotten or retained. Use split_forget(train, indices)."
             )
+
+
+def _rows_of(stream: str, dataset: Any) -> tuple[Any, list[int]]:
+    """(key of the data that a selection was made from, its rows there); data of other kinds is its own."""
+    base, rows = dataset, None
+    while isinstance(base, Subset):
+        own = [int(i) for i in base.indices]
+        rows = own if rows is None else [own[i] for i in rows]
+        base = base.dataset
+    if rows is not None:
+        size = len(base)
+        wrong = [i for i in rows if not -size <= i < size]
+        rows = [i % size for i in rows]
+        if wrong or len(set(rows)) < len(rows):
+            problem = f"is out of range at {wrong[:5]}" if wrong else "names rows twice"
+            raise ValueError(f"{stream}_dataset, a Subset of {size} rows, {problem}. Use split_forget(train, indices).")
+        return id(base), rows
+    if hasattr(dataset, "_indices") and hasattr(dataset, "data"):  # a datasets.Dataset, perhaps after select
+        chunks = dataset.data.table.column(0).chunks if dataset.column_names else []
+        if len(chunks) == 1 and chunks[0].buffers()[-1] is not None:
+            indices = dataset._indices
+            own = range(len(dataset)) if indices is None else indices.column(0).to_pylist()
+            return chunks[0].buffers()[-1].address, [chunks[0].offset + i for i in own]
+    return object(), []
 
 
 def check_model(model: nn.Module, method: Method) -> None:
@@ -133,7 +160,14 @@ def check_samples(trainer: Any, stream: str, dataset: Any, own_loss: bool) -> No
                 f"({', '.join(accepted)}). Rename them, set a transform that makes them, or pass "
                 "remove_unused_columns=False with a data_collator."
             )
-        features = trainer._get_collator_with_removed_columns(trainer.data_collator)([item])
+        try:
+            features = trainer._get_collator_with_removed_columns(trainer.data_collator)([item])
+        except Exception as error:
+            raise ValueError(
+                f"{name}: its first sample, a {type(item).__name__}, does not go through the data collator "
+                f"({type(error).__name__}: {error}). Samples are dicts of forward's arguments, or pass a data_collator "
+                "that makes such a dict of them."
+            ) from error
     kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
     if isinstance(features, Mapping):
         unknown = sorted(set(features) - set(accepted))
@@ -151,14 +185,48 @@ def check_samples(trainer: Any, stream: str, dataset: Any, own_loss: bool) -> No
     _check_classes(name, dataset, item, labels, model)
 
 
+def checked_loss(loss: torch.Tensor, rows: int, stream: str) -> torch.Tensor:
+    """A stream's loss as a 0-d mean or as one value per sample; anything else would be scaled wrongly."""
+    if loss.shape == (rows,):
+        return loss
+    if loss.numel() != 1:
+        raise ValueError(
+            f"The {stream} loss has shape {tuple(loss.shape)} for a batch of {rows}: return a scalar, the mean over "
+            f"the batch's items, or one value per sample, shape ({rows},)."
+        )
+    return loss.reshape(())
+
+
+_CLASSIFIERS = {
+    name
+    for mapping in (
+        modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
+    )
+    for names in mapping.values()
+    for name in ([names] if isinstance(names, str) else names)
+}
+
+
+def _classes_of(model: nn.Module) -> int | None:
+    """Number of classes that integer labels index: of a classifier's head, or the vocabulary of a language model."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
+    config = getattr(base, "config", None)
+    if any(kind.__name__ in _CLASSIFIERS for kind in type(base).__mro__):
+        single = getattr(config, "problem_type", None) in (None, "single_label_classification")
+        return config.num_labels if single and config.num_labels > 1 else None
+    head = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
+    return getattr(head, "out_features", None)
+
+
 def _check_classes(name: str, dataset: Any, item: Any, labels: list[str], model: nn.Module) -> None:
-    """Integer labels against the classes of the head: vocabulary for a language model, num_labels otherwise."""
     column = next((label for label in labels if isinstance(item, Mapping) and label in item), None)
-    config = getattr(model, "config", None)
-    if column is None or getattr(config, "problem_type", None) in ("regression", "multi_label_classification"):
+    classes = _classes_of(model)
+    if column is None or classes is None:
         return
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    classes = getattr(head, "out_features", None) or getattr(config, "num_labels", None)
     rows = _label_rows(dataset, column)
     try:
         values = torch.as_tensor(rows).reshape(-1)
@@ -167,7 +235,7 @@ def _check_classes(name: str, dataset: Any, item: Any, labels: list[str], model:
             values = torch.cat([torch.as_tensor(row).reshape(-1) for row in rows or []])
         except (TypeError, ValueError, RuntimeError):
             return  # labels of another kind (strings, say): a transform or collator turns them into numbers
-    if classes is None or values.is_floating_point():
+    if values.is_floating_point():
         return
     wrong = values[((values < 0) | (values >= classes)) & (values != -100)]
     if len(wrong):
@@ -183,6 +251,8 @@ def _label_rows(dataset: Any, column: str) -> list | None:
         rows = _label_rows(dataset.dataset, column)
         return None if rows is None else [rows[i] for i in dataset.indices]
     if hasattr(dataset, "column_names") and column in dataset.column_names:
+        if dataset.format["type"] == "custom":  # the user's transform decides what a label is
+            return None
         return list(dataset.with_format(None)[column])
     if isinstance(dataset, list | tuple) and all(isinstance(row, Mapping) and column in row for row in dataset):
         return [row[column] for row in dataset]

@@ -9,13 +9,14 @@ A plain data set of pairs cannot do this: its partner sample would have to know 
 and sharded samplers never learn. So the sampler, which runs in the main process, decides everything.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate.data_loader import SeedableRandomSampler
-from torch.utils.data import Dataset, RandomSampler, Sampler, Subset
+from torch.utils.data import RandomSampler, Sampler, Subset
+from transformers import TrainerCallback
 
 from .rng import derive_seed, isolated_rng, seed_host
 
@@ -41,6 +42,8 @@ def split_forget(
 
     Raises ValueError for indices that are empty, repeated, out of range or overlapping, before anything is split.
     """
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise ValueError(f"dataset is a {type(dataset).__name__}: pass a map-style data set with a length.")
     total = len(dataset)
     forget = _checked_indices("forget_indices", forget_indices, total)
     if retain_indices is None:
@@ -63,7 +66,9 @@ def split_forget(
 
 
 def _checked_indices(name: str, indices: Sequence[int], total: int) -> np.ndarray:
-    values = np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else list(indices))
+    if not isinstance(indices, torch.Tensor):
+        indices = list(indices) if hasattr(indices, "__iter__") else indices
+    values = np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices)
     if values.size == 0:
         raise ValueError(f"{name} is empty: name at least one row of the data set.")
     if values.ndim != 1 or values.dtype.kind not in "iu":
@@ -173,78 +178,20 @@ class StreamBatchSampler(Sampler[list[Slot]]):
             return list(self.order)
 
 
-def _draws_at_random(dataset: Any) -> bool:
-    """A `datasets.Dataset` without a transform of the user's is a plain table: its rows can be fetched in one go."""
-    return not hasattr(dataset, "column_names") or getattr(dataset, "format", {}).get("type") == "custom"
+class SamplerEpoch(TrainerCallback):
+    """Tells the sampler the epoch. accelerate does so on some paths only: not with several processes, for one."""
+
+    def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
+        sampler = train_dataloader.batch_sampler
+        getattr(sampler, "batch_sampler", sampler).set_epoch(int((state.epoch or 0) + 1e-6))
 
 
-def _fetch(dataset: Any, indices: list[int], seeds: Callable[[int], int]) -> list[Any]:
-    """Rows of one data set; each is drawn from a generator of its own, so augmentation depends on nothing else."""
-    if not _draws_at_random(dataset):
-        rows = dataset[indices]
-        return [{key: values[i] for key, values in rows.items()} for i in range(len(indices))]
-    items = []
-    for place, index in enumerate(indices):
-        seed_host(seeds(place))
-        items.append(dataset[index])
-    return items
-
-
-class StreamDataset(Dataset):
-    """Maps slots to samples. Its length is the anchor set's: what an epoch is."""
-
-    def __init__(self, streams: Mapping[str, Any], anchor: str, seed: int):
-        self.streams, self.anchor, self.seed = dict(streams), anchor, seed
-
-    def __len__(self) -> int:
-        return len(self.streams[self.anchor])
-
-    def __getitem__(self, slot: Slot) -> tuple[Slot, Any]:
-        return self.__getitems__([slot])[0]
-
-    def __getitems__(self, slots: list[Slot]) -> list[tuple[Slot, Any]]:
-        fetched: dict[Slot, Any] = {}
-        with isolated_rng():
-            for stream, dataset in self.streams.items():
-                mine = [slot for slot in slots if slot.stream == stream]
-                if mine:
-                    rows = _fetch(dataset, [slot.index for slot in mine], lambda i, mine=mine: self.seed_of(mine[i]))
-                    fetched.update(zip(mine, rows, strict=True))
-        return [(slot, fetched[slot]) for slot in slots]
-
-    def seed_of(self, slot: Slot) -> int:
-        return derive_seed(self.seed, slot.epoch, slot.position, slot.stream)
-
-
-class StreamCollator:
-    """Collates each stream by itself and counts its items: {"retain": ..., "forget": ..., "counts": ...}.
-
-    collate: stream -> collator of that stream (unused columns already stripped).
-    count: features -> number of items in the loss's mean.
-    """
-
-    def __init__(self, collate: Mapping[str, Callable], count: Callable[[Any], int], seed: int):
-        self.collate, self.count, self.seed = dict(collate), count, seed
-
-    def __call__(self, fetched: list[tuple[Slot, Any]]) -> dict[str, Any]:
-        batch: dict[str, Any] = {COUNTS: {}}
-        with isolated_rng():  # collators may draw too (masking, padding choices)
-            for stream, collate in self.collate.items():
-                mine = [(slot, item) for slot, item in fetched if slot.stream == stream]
-                if not mine:
-                    continue
-                slot = mine[0][0]
-                seed_host(derive_seed(self.seed, slot.epoch, slot.position, stream, "collate"))
-                batch[stream] = collate([item for _, item in mine])
-                batch[COUNTS][stream] = (self.count(batch[stream]), len(mine)) if slot.real else (0, 0)
-        return batch
-
-
-def count_items(features: Mapping[str, Any], label_names: Sequence[str], shift: bool) -> int:
+def count_items(features: Mapping[str, Any], label_names: Sequence[str], shift: bool, ignored_pixel: int = -100) -> int:
     """Number of terms in the mean of the model's loss: samples, or unmasked target tokens.
 
     Labels of -100 are not counted. shift: position t predicts label t + 1 (causal LM), so the first label of a
-    sequence is no target. Float labels (regression, multi-label) count as one item per sample.
+    sequence is no target. Maps of labels (batch, height, width) do not count `ignored_pixel`. Float labels (regression,
+    multi-label) count as one item per sample.
     """
     labels = features.get("shift_labels") if "shift_labels" in features else None
     if labels is None:
@@ -252,27 +199,9 @@ def count_items(features: Mapping[str, Any], label_names: Sequence[str], shift: 
         if labels is not None and shift and labels.ndim > 1:
             labels = labels[..., 1:]
     if isinstance(labels, torch.Tensor) and labels.ndim and not labels.is_floating_point():
-        return int((labels != -100).sum())
+        return int((labels != (ignored_pixel if labels.ndim == 3 else -100)).sum())
     tensors = [value for value in features.values() if isinstance(value, torch.Tensor) and value.ndim]
     return len(tensors[0]) if tensors else 1
-
-
-class SeededDataset(Dataset):
-    """A data set for evaluation: sample i is drawn from a generator of its own, so that random augmentation neither
-    changes from one evaluation to the next nor moves the global generators of the training run."""
-
-    def __init__(self, dataset: Any, seed: int):
-        self.dataset, self.seed = dataset, seed
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: list[int]) -> list[Any]:
-        with isolated_rng():
-            return _fetch(self.dataset, list(indices), lambda i: derive_seed(self.seed, "eval", indices[i]))
 
 
 def evaluation_sets(forget: Any, retain: Any, own: Any, retain_samples: int, seed: int) -> dict[str, Any]:

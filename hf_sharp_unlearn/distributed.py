@@ -19,6 +19,17 @@ def all_reduce_mean(tensors: list[Tensor | None], processes: int) -> None:
         _unflatten(flat, bucket)
 
 
+def fill_missing(tensors: list[Tensor | None], like: list[Tensor], processes: int) -> None:
+    """Zeros, in place, for a gradient that only other processes have (layer drop, mixtures of experts)."""
+    if processes == 1:
+        return
+    present = torch.tensor([tensor is not None for tensor in tensors], dtype=torch.int32, device=like[0].device)
+    dist.all_reduce(present, op=dist.ReduceOp.MAX)
+    for index, somewhere in enumerate(present.tolist()):
+        if somewhere and tensors[index] is None:
+            tensors[index] = torch.zeros_like(like[index], requires_grad=False)
+
+
 def broadcast_first(tensors: list[Tensor], processes: int) -> None:
     """Give every process the first one's values (BatchNorm statistics, as DDP does at a synchronised forward)."""
     if processes == 1:

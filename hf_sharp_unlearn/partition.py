@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .buffers import Buffers
 from .distributed import all_reduce_mean
 
 FILE_NAME = "partition.safetensors"
@@ -43,7 +44,7 @@ class Partition:
         for name, value in saliency.items():
             if not torch.isfinite(value).all():
                 raise FloatingPointError(f"Non-finite gradient of {name} on the forget set: check data and loss.")
-        keep = min(max(round(fraction * total), 1), total - 1)
+        keep = _size_of_part(fraction, total)
         threshold, ties = _kth_largest({name: _ordered_bits(value) for name, value in saliency.items()}, keep)
         masks = {}
         for name, value in saliency.items():
@@ -56,11 +57,18 @@ class Partition:
             masks[name] = mask
         return cls(masks)
 
-    def check(self, module: nn.Module, source: str) -> None:
-        """Raise ValueError unless there is one mask of the right shape for each trainable parameter."""
+    def check(self, module: nn.Module, fraction: float, source: str) -> None:
+        """Raise ValueError unless there is one mask of the right shape for each trainable parameter, of the right
+        size in all."""
         shapes = {name: tuple(w.shape) for name, w in module.named_parameters() if w.requires_grad}
         mine = {name: tuple(mask.shape) for name, mask in self.masks.items()}
         if shapes == mine:
+            inside, total = (sum(pair[k] for pair in self.counts().values()) for k in (0, 1))
+            if inside != _size_of_part(fraction, total):
+                raise ValueError(
+                    f"{source} has {inside / total:.4%} of the parameters in the forget part, the method asks for "
+                    f"fraction={fraction}. Resume with the fraction that the checkpoint was made with."
+                )
             return
         wrong = sorted(name for name in shapes.keys() | mine.keys() if shapes.get(name) != mine.get(name))
         raise ValueError(
@@ -106,6 +114,8 @@ class Partition:
     def load(cls, directory: str) -> "Partition":
         """Read what `save` wrote. Raises ValueError if the directory has no partition."""
         path = os.path.join(directory, FILE_NAME)
+        if not os.path.isdir(directory):
+            raise ValueError(f"resume_from_checkpoint={directory!r} is not a directory: name one that save wrote.")
         if not os.path.isfile(path):
             raise ValueError(
                 f"resume_from_checkpoint={directory!r} has no {FILE_NAME}: the parameters were split at weights that "
@@ -134,7 +144,7 @@ def gradient_saliency(
     named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     total = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in named.items()}
     training = {module: module.training for module in model.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = Buffers(model).take()
     model.eval()
     try:
         for inputs, items in batches:
@@ -147,12 +157,15 @@ def gradient_saliency(
     finally:
         for weight in named.values():
             weight.grad = None
-        for buffer, value in buffers:
-            buffer.detach().copy_(value)
+        Buffers.put_back(buffers)
         for module, mode in training.items():
             module.training = mode
     all_reduce_mean(list(total.values()), processes)  # a mean ranks like a sum
     return {name: value.abs_() for name, value in total.items()}
+
+
+def _size_of_part(fraction: float, total: int) -> int:
+    return min(max(round(fraction * total), 1), total - 1)
 
 
 def _ordered_bits(value: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ from .rng import RngState
 
 
 class Attempt:
-    """Weights, buffers, optimizer and generators at the start of an attempt, kept in host memory."""
+    """Weights, buffers, generators, and a user's own optimizer and scheduler, at the start of an attempt, in host
+    memory."""
 
-    def __init__(self, module: nn.Module, optimizer: Any, device: torch.device):
-        self._module, self._optimizer = module, optimizer
+    def __init__(self, module: nn.Module, stateful: list[Any], device: torch.device):
+        self._module = module
         self._state = {name: value.detach().to("cpu", copy=True) for name, value in _tensors(module).items()}
-        self._optimizer_state = None if optimizer is None else copy.deepcopy(optimizer.state_dict())
+        self._states = [(owner, copy.deepcopy(owner.state_dict())) for owner in stateful if owner is not None]
         self._rng = RngState(device)
 
     def undo(self) -> None:
@@ -23,8 +24,8 @@ class Attempt:
             value.detach().copy_(self._state[name])
         for weight in self._module.parameters():
             weight.grad = None
-        if self._optimizer is not None:
-            self._optimizer.load_state_dict(self._optimizer_state)
+        for owner, state in self._states:
+            owner.load_state_dict(state)
         self._rng.restore()
 
 

@@ -8,6 +8,7 @@ number, so neither the weight of a loss nor an fp16 loss scale changes it.
 """
 
 import math
+import numbers
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -57,5 +58,5 @@ Sharpness = SAM | ASAM
 
 
 def _check_non_negative(owner: object, name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 0:
         raise ValueError(f"{type(owner).__name__}({name}={value!r}): must be a finite number >= 0.")

@@ -8,7 +8,9 @@ Trainer keeps its loop, optimizers, schedulers, clipping, logging, callbacks, ch
     evaluation   forget and retain sets are evaluated beside the user's own
 """
 
+import contextlib
 import functools
+import logging
 import math
 import os
 import warnings
@@ -20,27 +22,21 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
-from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, seed_worker
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from . import checks
 from .arguments import UnlearningArguments
-from .data import (
-    COUNTS,
-    SeededDataset,
-    Slot,
-    StreamBatchSampler,
-    StreamCollator,
-    StreamDataset,
-    count_items,
-    evaluation_sets,
-)
+from .data import COUNTS, SamplerEpoch, Slot, StreamBatchSampler, count_items, evaluation_sets
+from .loading import SeededDataset, stream_loader
 from .methods import Method, resolve_method
 from .metrics import accuracy, predicted_classes
 from .partition import Partition, gradient_saliency
 from .recovery import Attempt
 from .rng import isolated_rng
 from .window import Window, packed
+
+logger = logging.getLogger(__name__)
 
 
 class UnlearningTrainer(Trainer):
@@ -108,20 +104,20 @@ class UnlearningTrainer(Trainer):
             self.compute_metrics = functools.partial(accuracy, shift=self._loss_shifts_labels)
             if self.preprocess_logits_for_metrics is None:
                 self.preprocess_logits_for_metrics = predicted_classes
-        self.add_callback(_SamplerEpoch())
+        self.add_callback(SamplerEpoch())
 
     # ---- data ----
 
     def _stream_sizes(self) -> dict[str, int]:
         """Stream -> samples per process and micro-batch, for the streams that the method forwards."""
         retain = self._train_batch_size
-        forget = self.args.forget_batch_size
-        if forget is None:
-            forget = retain
-        else:  # auto_find_batch_size has shrunk the retain batch: keep the ratio
-            forget = max(1, round(forget * retain / self.args.train_batch_size))
-        sizes = {"retain": retain, "forget": forget}
+        sizes = {"retain": retain, "forget": self._forget_size()}
         return {stream: sizes[stream] for stream in self.method.streams}
+
+    def _forget_size(self) -> int:
+        retain, forget = self._train_batch_size, self.args.forget_batch_size
+        # Where auto_find_batch_size has shrunk the retain batch the ratio stays.
+        return retain if forget is None else max(1, round(forget * retain / self.args.train_batch_size))
 
     def get_train_dataloader(self) -> DataLoader:
         sizes = self._stream_sizes()
@@ -138,24 +134,15 @@ class UnlearningTrainer(Trainer):
         return self.accelerator.prepare(self._stream_loader(streams, anchor, sampler))
 
     def _stream_loader(self, streams: Mapping[str, Any], anchor: str, batch_sampler: Any) -> DataLoader:
-        args = self.args
         collate = {name: self._get_collator_with_removed_columns(self.data_collator, name) for name in streams}
-        count = functools.partial(count_items, label_names=self.label_names, shift=self._loss_shifts_labels)
-        workers = args.dataloader_num_workers
-        return DataLoader(
-            StreamDataset(streams, anchor, self._data_seed),
-            batch_sampler=batch_sampler,
-            collate_fn=StreamCollator(collate, count, self._data_seed),
-            num_workers=workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            multiprocessing_context=args.dataloader_multiprocessing_context,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            worker_init_fn=functools.partial(seed_worker, num_workers=workers, rank=args.process_index),
+        ignored = getattr(getattr(self.model, "config", None), "semantic_loss_ignore_index", -100)
+        count = functools.partial(
+            count_items, label_names=self.label_names, shift=self._loss_shifts_labels, ignored_pixel=ignored
         )
+        return stream_loader(self.args, streams, anchor, batch_sampler, collate, count, self._data_seed)
 
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> DataLoader:
-        """Loaders of evaluation and prediction: same samples every time, no draw from the run's generators."""
+        """Loaders of evaluation and prediction: same samples every time, whatever augmentation they carry."""
         if not isinstance(dataset, IterableDataset) and hasattr(dataset, "__len__"):
             dataset = SeededDataset(dataset, self._data_seed)
         return super()._get_dataloader(dataset, *args, **kwargs)
@@ -206,8 +193,10 @@ class UnlearningTrainer(Trainer):
 
     def _stream_loss(self, model: nn.Module, stream: str, inputs: dict) -> Tensor:
         custom = self.method.loss_of(stream)
+        rows = count_items(inputs, (), False)
         with self.compute_loss_context_manager():
-            return self.compute_loss(model, inputs) if custom is None else custom(model(**inputs), inputs)
+            loss = self.compute_loss(model, inputs) if custom is None else custom(model(**inputs), inputs)
+        return checks.checked_loss(loss, rows, stream)
 
     def _counted(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """A micro-batch that did not come from our collator."""
@@ -218,7 +207,11 @@ class UnlearningTrainer(Trainer):
         return {**batch, COUNTS: counts}
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        try:
+            grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        except BaseException:
+            self._last_window.undo()
+            raise
         if getattr(self.accelerator, "scaler", None) is None and not math.isfinite(grad_norm):
             self._last_window.undo()
             raise FloatingPointError(
@@ -228,14 +221,14 @@ class UnlearningTrainer(Trainer):
         return grad_norm
 
     def _inner_training_loop(self, batch_size: int | None = None, **kwargs: Any) -> Any:
-        optimizer = self.optimizer
-        start = Attempt(self.model, optimizer, self.args.device) if self.args.auto_find_batch_size else None
+        own = self.optimizer, self.lr_scheduler
+        start = Attempt(self.model, list(own), self.args.device) if self.args.auto_find_batch_size else None
         try:
             return super()._inner_training_loop(batch_size=batch_size, **kwargs)
         except Exception as error:
             if start is not None and should_reduce_batch_size(error):
                 start.undo()
-                self.optimizer = optimizer
+                self.optimizer, self.lr_scheduler = own
             raise
         finally:
             self._backups.clear()
@@ -245,7 +238,8 @@ class UnlearningTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.method.fraction is not None:  # checked before any weight is touched
             partition = Partition.load(resume_from_checkpoint)
-            partition.check(self.model, f"The partition in resume_from_checkpoint={resume_from_checkpoint!r}")
+            source = f"The partition in resume_from_checkpoint={resume_from_checkpoint!r}"
+            partition.check(self.model, self.method.fraction, source)
             self.partition = partition.to(self.model)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
@@ -253,6 +247,7 @@ class UnlearningTrainer(Trainer):
         self._loss_sums, self._loss_steps = {}, 0
         if self.method.fraction is not None and resume_from_checkpoint is None:
             self.partition = self._make_partition()
+            logger.info("Partition\n%s", self.partition.summary())
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         if self.method.disjoint and checks.is_scale_free(optimizer):
@@ -265,7 +260,7 @@ class UnlearningTrainer(Trainer):
         return prepared
 
     def _make_partition(self) -> Partition:
-        size = self.args.forget_batch_size or self._train_batch_size
+        size = self._forget_size()
         slots = [Slot("forget", index, 0, index) for index in range(len(self.forget_dataset))]
         batches = [slots[low : low + size] for low in range(0, len(slots), size)]
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -289,7 +284,9 @@ class UnlearningTrainer(Trainer):
     # ---- evaluation and logs ----
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        output = super().evaluation_loop(*args, **kwargs)
+        # Persistent loaders draw from the global generator at their first use only: see `_stream_loader`.
+        with isolated_rng() if self.args.dataloader_persistent_workers else contextlib.nullcontext():
+            output = super().evaluation_loop(*args, **kwargs)
         output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_samples"] = output.num_samples
         return output
 
@@ -309,11 +306,3 @@ class UnlearningTrainer(Trainer):
         for stream in self.method.streams:
             if stream in inputs:
                 super()._track_num_input_tokens(inputs[stream])
-
-
-class _SamplerEpoch(TrainerCallback):
-    """Tells the sampler the epoch. accelerate does so on some paths only: not with several processes, for one."""
-
-    def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
-        sampler = train_dataloader.batch_sampler
-        getattr(sampler, "batch_sampler", sampler).set_epoch(int((state.epoch or 0) + 1e-6))

@@ -30,8 +30,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .buffers import Buffers
 from .data import COUNTS
-from .distributed import all_reduce_mean, all_true, broadcast_first
+from .distributed import all_reduce_mean, all_true, broadcast_first, fill_missing
 from .kernels import backend_for
 from .rng import RngState
 from .sharpness import Sharpness
@@ -73,12 +74,18 @@ class Window:
         self.sync, self.step = sync_perturbation, step
         named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
         self.params = [weight for _, weight in named]
+        if masks is not None and masks.keys() != {name for name, _ in named}:
+            odd = sorted(masks.keys() ^ {name for name, _ in named})
+            raise ValueError(
+                f"The partition and the trainable parameters differ in {odd[:3]}: requires_grad was changed after the "
+                "run began. Freeze or unfreeze before train()."
+            )
         self.masks = None if masks is None else [masks[name] for name, _ in named]
         self.scaled = getattr(accelerator, "scaler", None) is not None
         self.objective: Tensor | None = None  # the window's objective and stream losses, clean, shares of this process
         self.stream_losses: dict[str, Tensor] = {}
-        self._buffers = list(module.buffers())
-        self._buffers_at_start = [buffer.clone() for buffer in self._buffers]
+        self._buffers = Buffers(module)
+        self._buffers_at_start = self._buffers.take()
         self._backups = {} if backups is None else backups
         self._device = self.params[0].device
         self.kernels = backend_for(self._device)
@@ -92,19 +99,23 @@ class Window:
         """Run a method's step. Returns this process's share of the clean objective, a detached scalar."""
         try:
             step(self)
+            broadcast_first(self._buffers.tensors(), self._processes)
         except BaseException:
-            self.undo()
+            try:
+                self.undo()
+            except BaseException:  # a second Ctrl-C: finish first
+                self.undo()
+                raise
             raise
         finally:
             self.batches = ()  # the trainer keeps the window until the next one: not its data
             self._replay.clear()
-        broadcast_first(self._buffers, self._processes)
         return self.objective
 
     def undo(self) -> None:
         """Forget the step: weights and buffers as they were when it began, no gradients."""
         self.kernels.restore(*self._perturbed)
-        self._put_back(self._buffers_at_start)
+        Buffers.put_back(self._buffers_at_start)
         for weight in self.params:
             weight.grad = None
 
@@ -121,6 +132,7 @@ class Window:
             gradient.append(weight.grad)
             weight.grad = None
         if self.sync and not again:
+            fill_missing(gradient, self.params, self._processes)
             all_reduce_mean(gradient, self._processes)
         return gradient
 
@@ -188,6 +200,7 @@ class Window:
         return [x if y is None else y if x is None else x.add_(y) for x, y in zip(a, b, strict=True)]
 
     def leave(self, gradient: Gradient) -> None:
+        fill_missing(gradient, self.params, self._processes)
         all_reduce_mean(gradient, self._processes)
         for weight, grad in zip(self.params, gradient, strict=True):
             weight.grad = grad
@@ -210,14 +223,13 @@ class Window:
                 self._replay[number, stream].restore()
             elif not sync_last:
                 self._replay[number, stream] = RngState(self._device)
-            before = None if stream == "retain" and not again else [buffer.clone() for buffer in self._buffers]
+            before = [] if stream == "retain" and not again else self._buffers.take()
             try:
                 with context:
                     share = self._share_of_mean(number, stream)
                     self.accelerator.backward(share * coefficient)
             finally:
-                if before is not None:
-                    self._put_back(before)
+                Buffers.put_back(before)
             value = share.detach().float()
             losses[stream] = losses[stream] + value if stream in losses else value
         if again:
@@ -252,10 +264,6 @@ class Window:
             dist.all_reduce(tensor)
             counts = tensor.tolist()
         return {stream: (max(pair[0], 1), max(pair[1], 1)) for stream, pair in zip(streams, counts, strict=True)}
-
-    def _put_back(self, values: list[Tensor]) -> None:
-        for buffer, value in zip(self._buffers, values, strict=True):
-            buffer.detach().copy_(value)
 
     def _require_finite(self, what: str, values: Mapping[str, Tensor | float]) -> None:
         numbers = {name: float(value) for name, value in values.items()}

@@ -69,6 +69,17 @@ class Bad:
         return outputs["loss"] * (float("nan") if last and self.calls == 3 else 1.0)
 
 
+class Branch(torch.nn.Module):
+    """Each process uses another layer, as layer drop and mixtures of experts may."""
+
+    def __init__(self, rank: int):
+        super().__init__()
+        self.a, self.b, self.rank = Mlp(seed=1), Mlp(seed=2), rank
+
+    def forward(self, x, labels=None):
+        return (self.a if self.rank == 0 else self.b)(x, labels)
+
+
 def main(out: str) -> None:
     rank = int(os.environ.get("RANK", 0))
     results = {}
@@ -110,6 +121,11 @@ def main(out: str) -> None:
         if "restore data location" not in str(error):
             raise
         results["resume"] = None
+
+    for name, method in (("plain", NegGradPlus(0.8)), ("sam", NegGradPlus(0.8, SAM(0.2)))):
+        trainer, steps = run(out, method, f"branch-{name}", model=Branch(rank), ddp_find_unused_parameters=True)
+        trainer.train()
+        results[f"branch-{name}"] = {"weights": weights_of(trainer.model), "steps": steps.sums}
 
     trainer, steps = run(out, NegGradPlus(0.8, SAM(0.2), retain_loss=Bad()), "bad")
     try:

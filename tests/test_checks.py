@@ -38,6 +38,8 @@ from hf_sharp_unlearn import ASAM, SAM, NegGradPlus, SharpMinMax, UnlearningArgu
         (lambda: split_forget(rows(5), [0.5]), ["forget_indices", "integers"]),
         (lambda: split_forget(rows(3), [0, 1, 2]), ["forget_indices", "retain"]),
         (lambda: split_forget(rows(5), [0, 1], [1, 2]), ["overlap", "1"]),
+        (lambda: split_forget(rows(5), 3), ["forget_indices", "flat sequence"]),
+        (lambda: split_forget(Endless(), [3]), ["Endless", "map-style"]),
     ],
 )
 def test_values(make, words):
@@ -162,3 +164,102 @@ def test_methods_that_need_one_set_run_without_the_other(make_trainer):
             trainer.train()
             metrics = trainer.evaluate()
             assert not any(key.startswith(f"eval_{missing}") for key in metrics)
+
+
+def test_sets_that_share_rows_are_found_whatever_they_were_made_with(make_trainer):
+    data = rows(12)
+    table = datasets.Dataset.from_dict({"x": [r["x"].tolist() for r in data], "labels": [r["labels"] for r in data]})
+    pairs = [
+        (Subset(data, [1, 2]), Subset(data, [2, 3]), "overlap"),
+        (Subset(data, [1, -1]), Subset(data, [3, 11]), "overlap"),
+        (Subset(Subset(data, [5, 6, 7]), [0, 1]), Subset(data, [6]), "overlap"),
+        (Subset(data, [1, 1]), Subset(data, [3]), "twice"),
+        (Subset(data, [12]), Subset(data, [3]), "out of range"),
+        (table.select([1, 4]), table.select([4, 7]), "overlap"),
+        (table.select([1, 4]), table, "overlap"),
+        (table.select(range(2, 5)), table.select([4, 1]), "overlap"),
+    ]
+    for forget, retain, word in pairs:
+        with pytest.raises(ValueError, match=word):
+            make_trainer(NegGradPlus(), trainer={"forget_dataset": forget, "retain_dataset": retain})
+    for forget, retain in ((table.select([1, 4]), table.select([5, 7])), (Subset(data, [0, -1]), Subset(data, [1]))):
+        make_trainer(NegGradPlus(), trainer={"forget_dataset": forget, "retain_dataset": retain})
+
+
+def test_labels_that_are_no_class_indices_are_not_judged(make_trainer, tmp_path):
+    """A question answering head has positions, a transform may remap labels, one output is a regression."""
+    from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
+
+    sizes = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+        "vocab_size": 9,
+    }
+    ids = torch.tensor([1, 2, 3, 4])
+    answers = [{"input_ids": ids, "start_positions": 2, "end_positions": 3}] * 12
+    make_trainer(
+        NegGradPlus(0.8), model=BertForQuestionAnswering(BertConfig(**sizes)), data=answers, max_steps=1
+    ).train()
+    scores = [{"input_ids": ids, "labels": float(i)} for i in range(12)]
+    model = BertForSequenceClassification(BertConfig(**sizes, num_labels=1))
+    make_trainer(NegGradPlus(0.8), model=model, data=scores, max_steps=1).train()
+
+    table = datasets.Dataset.from_dict({"label": [10, 11, 12] * 4})
+
+    def remap(batch):
+        return {"labels": [v - 10 for v in batch["label"]], "pixel_values": [torch.rand(1, 8, 8)] * len(batch["label"])}
+
+    make_trainer(NegGradPlus(0.8), model=timm_resnet(), data=table.with_transform(remap), max_steps=1).train()
+
+
+def test_a_sample_that_does_not_collate_is_refused_with_the_name_of_its_set(make_trainer):
+    pairs = [(torch.rand(6), 1)] * 12
+    with pytest.raises(ValueError, match="retain_dataset.*tuple.*data_collator"):
+        make_trainer(NegGradPlus(), data=pairs)
+
+
+def test_a_model_sharded_at_load_is_refused(make_trainer):
+    model = Mlp()
+    model._tp_size = 2
+    with pytest.raises(ValueError, match="tensor- or context-parallel"):
+        make_trainer(NegGradPlus(), model=model)
+
+
+def test_a_loss_of_the_wrong_shape_is_refused_and_a_mean_of_shape_one_is_a_mean(make_trainer):
+    def per_token(outputs, inputs):
+        return torch.ones(17, requires_grad=True)
+
+    with pytest.raises(ValueError, match=r"forget loss has shape \(17,\) for a batch of 4"):
+        make_trainer(NegGradPlus(0.8, forget_loss=per_token), max_steps=1).train()
+
+    def logged(shape):
+        def loss(outputs, inputs):
+            return outputs["loss"].reshape(shape)
+
+        method = NegGradPlus(0.8, retain_loss=loss)
+        trainer = make_trainer(method, max_steps=1, logging_strategy="steps", logging_steps=1)
+        trainer.train()
+        return trainer.state.log_history[0]["loss_retain"]
+
+    assert logged(()) == logged((1,))
+
+
+def test_freezing_a_parameter_during_a_run_is_refused(make_trainer):
+    from transformers import TrainerCallback
+
+    class Freeze(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **kwargs):
+            model.first.requires_grad_(False)
+
+    trainer = make_trainer(SharpMinMax())
+    trainer.add_callback(Freeze())
+    with pytest.raises(ValueError, match="first.bias.*requires_grad"):
+        trainer.train()
+
+
+def test_numbers_of_numpy_are_numbers():
+    import numpy as np
+
+    assert SAM(np.float32(0.5)).rho == 0.5 and NegGradPlus(np.float64(0.5)).alpha == 0.5

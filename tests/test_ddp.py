@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from parts import assert_same
+from parts import Mlp, assert_same
 
 HERE = os.path.dirname(__file__)
 
@@ -73,6 +73,15 @@ def test_resume_is_bitwise(runs):
         pytest.skip("this transformers cannot load an optimizer in several CPU processes (fixed after 5.17)")
     for run in runs[1]:
         assert_same(run["resume"]["whole"], run["resume"]["resumed"])
+
+
+def test_a_layer_that_only_one_process_used_is_updated_on_both(runs):
+    _, (first, second) = runs
+    for name in ("branch-plain", "branch-sam"):
+        assert first[name]["steps"] == second[name]["steps"], name
+        assert_same(first[name]["weights"], second[name]["weights"])
+        start = Mlp(seed=2).state_dict()
+        assert any(not torch.equal(first[name]["weights"][f"b.{key}"], start[key]) for key in start)
 
 
 def test_a_non_finite_loss_on_one_process_stops_all_together(runs):

@@ -203,3 +203,51 @@ def test_restore_is_exact_after_a_thousand_cycles():
         reference.restore(weights, backups, saved)
     for a, b in zip(start, weights, strict=True):
         assert torch.equal(a, b)
+
+
+class Odd(torch.nn.Module):
+    """A buffer that forward replaces by another tensor, and one that no one can write to."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = BatchNormNet()
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("expanded", torch.zeros(1).expand(5))
+
+    def forward(self, x, labels=None):
+        self.count = self.count + 1
+        return self.net(x, labels)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_buffers_that_forward_replaces_are_put_back_too(make_trainer, method):
+    trainer = make_trainer(method, model=Odd(), data=DATA, max_steps=2)
+    trainer.train()
+    assert trainer.model.count == 2, "two clean retain passes"
+    fault = Fault(1, RuntimeError("boom"))
+    trainer = make_trainer(NegGradPlus(0.8, forget_loss=fault), model=Odd(), data=DATA, max_steps=2)
+    with pytest.raises(RuntimeError, match="boom"):
+        trainer.train()
+    assert trainer.model.count == 0
+
+
+@pytest.mark.parametrize("where", ["broadcast_first", "norm"])
+def test_an_interrupt_after_the_last_pass(make_trainer, monkeypatch, where):
+    """While buffers are shared out, or while Trainer takes the norm for clipping."""
+    trainer = make_trainer(SharpMinMax(0.8), model=BatchNormNet(), data=DATA, max_steps=2)
+    trainer.add_callback(before := Before())
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    if where == "norm":
+        from transformers import Trainer
+
+        monkeypatch.setattr(Trainer, "_get_grad_norm", interrupted)
+    else:
+        monkeypatch.setattr("hf_sharp_unlearn.window.broadcast_first", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert_same(before.state, weights_of(trainer.model))
+    assert all(weight.grad is None for weight in trainer.model.parameters())

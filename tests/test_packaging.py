@@ -82,9 +82,10 @@ def test_imports_point_downwards():
         ["checks"],
         ["window", "recovery"],
         ["methods"],
+        ["loading"],
         ["data", "arguments"],
         ["partition", "metrics", "sharpness"],
-        ["rng", "distributed"],
+        ["rng", "distributed", "buffers"],
         ["kernels"],
     ]
     level = {name: depth for depth, names in enumerate(levels) for name in names}

@@ -88,11 +88,11 @@ def test_saliency_sums_signed_per_sample_gradients_in_eval_mode():
 def test_a_partition_is_checked_against_the_model():
     model = Mlp()
     partition = Partition.from_saliency({n: torch.rand_like(w) for n, w in model.named_parameters()}, 0.5)
-    partition.check(model, "the partition")
+    partition.check(model, 0.5, "the partition")
     for wrong in (
         {k: v for k, v in partition.masks.items() if k != "first.bias"},
         {**partition.masks, "first.bias": torch.zeros(9, dtype=torch.bool)},
         {**partition.masks, "third": torch.zeros(9, dtype=torch.bool)},
     ):
         with pytest.raises(ValueError, match="the partition does not match the model"):
-            Partition(wrong).check(model, "the partition")
+            Partition(wrong).check(model, 0.5, "the partition")

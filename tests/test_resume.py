@@ -44,7 +44,7 @@ METHODS = [NegGradPlus(0.8), NegGradPlus(0.8, ASAM(0.5)), SharpMinMax(0.8), Shar
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
-@pytest.mark.parametrize(("workers", "accumulation"), [(0, 1), (0, 3), (2, 1), (2, 3)])
+@pytest.mark.parametrize(("workers", "accumulation"), [(0, 1), (0, 3), (2, 1), (2, 3), ("persistent", 1)])
 def test_resume_from_the_middle_of_an_epoch_is_bitwise(make_trainer, tmp_path, method, workers, accumulation):
     """18 retain samples in batches of 2: 9 micro-batches; the stop is inside the second epoch, with dropout."""
 
@@ -55,7 +55,10 @@ def test_resume_from_the_middle_of_an_epoch_is_bitwise(make_trainer, tmp_path, m
             data=Augmented(rows(24)),
             per_device_train_batch_size=2,
             gradient_accumulation_steps=accumulation,
-            dataloader_num_workers=workers,
+            dataloader_num_workers=1 if workers == "persistent" else workers,
+            dataloader_persistent_workers=workers == "persistent",
+            eval_strategy="steps",
+            eval_steps=5,
             num_train_epochs=3,
             output_dir=tmp_path / name,
         )
@@ -183,3 +186,13 @@ def test_the_trainer_state_of_a_resumed_run_continues(make_trainer, tmp_path):
     trainer.train()
     with open(tmp_path / "a" / "checkpoint-3" / "trainer_state.json") as file:
         assert json.load(file)["global_step"] == 3
+
+
+def test_resuming_with_another_fraction_or_from_nowhere_is_an_error(make_trainer):
+    trainer = make_trainer(SharpMinMax(0.8), save_strategy="steps", save_steps=3)
+    trainer.train()
+    checkpoint = os.path.join(trainer.args.output_dir, "checkpoint-3")
+    with pytest.raises(ValueError, match="fraction=0.5"):
+        make_trainer(SharpMinMax(0.8, fraction=0.5)).train(resume_from_checkpoint=checkpoint)
+    with pytest.raises(ValueError, match="not a directory"):
+        make_trainer(SharpMinMax(0.8)).train(resume_from_checkpoint=checkpoint + "0")

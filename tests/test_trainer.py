@@ -331,3 +331,39 @@ def test_the_checkpoint_directory_is_trainers_own(make_trainer):
     (kept,) = [entry for entry in os.listdir(trainer.args.output_dir) if entry.startswith("checkpoint-")]
     files = set(os.listdir(os.path.join(trainer.args.output_dir, kept)))
     assert {"optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth", "training_args.bin"} <= files
+
+
+def test_auto_find_batch_size_puts_a_scheduler_of_the_users_own_back(make_trainer):
+    model = Mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    trainer = make_trainer(
+        NegGradPlus(0.8),
+        model=model,
+        data=rows(60),
+        auto_find_batch_size=True,
+        per_device_train_batch_size=8,
+        max_steps=3,
+        trainer={"optimizers": (optimizer, schedule)},
+    )
+    trainer.add_callback(OutOfMemoryOnce())
+    trainer.train()
+    assert optimizer.param_groups[0]["lr"] == 0.5**3
+
+
+def test_auto_find_batch_size_covers_the_partition(make_trainer):
+    """The partition's forward runs out of memory above two samples: the batch shrinks until it fits."""
+
+    def hungry(outputs, inputs):
+        if len(inputs["x"]) > 2:
+            raise RuntimeError("CUDA out of memory.")
+        return outputs["loss"]
+
+    trainer = make_trainer(
+        SharpMinMax(0.8, forget_loss=hungry),
+        auto_find_batch_size=True,
+        per_device_train_batch_size=8,
+        forget_batch_size=8,
+    )
+    trainer.train()
+    assert trainer._stream_sizes()["forget"] <= 2

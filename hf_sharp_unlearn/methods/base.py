@@ -11,6 +11,7 @@ A stream whose coefficient is 0 is neither loaded nor forwarded. An epoch is one
 forget set for a method that uses nothing else. Methods never see the trainer.
 """
 
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,7 @@ class Method:
     def check_range(self, name: str, low: float, high: float, *, open_ends: bool = False) -> None:
         """Raise ValueError unless the field is a number in [low, high], or in (low, high) with `open_ends`."""
         value = getattr(self, name)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not number or not (low < value < high if open_ends else low <= value <= high):
             bounds = f"({low}, {high})" if open_ends else f"[{low}, {high}]"
             raise ValueError(f"{type(self).__name__}({name}={value!r}): must be a number in {bounds}.")

@@ -47,14 +47,19 @@ def norm(
     masks: Masks = None,
     inside: bool = True,
 ) -> Tensor:
-    """Return sum ||T g||^2 over all tensors: a 0-d float64 tensor on the first tensor's device (0 for empty lists)."""
-    total = torch.zeros((), dtype=torch.float64, device=grads[0].device if grads else None)
+    """Return sum ||T g||^2 over all tensors: a 0-d float64 tensor on the first tensor's device (0 for empty lists).
+
+    MPS has no float64: there everything is float32.
+    """
+    device = grads[0].device if grads else torch.device("cpu")
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    total = torch.zeros((), dtype=wide, device=device)
     for index, (weight, grad, eta) in enumerate(zip(weights, grads, etas, strict=True)):
         scaled = _select(grad, masks, index, inside)
         if eta is not None:
             scaled = (weight.abs() + eta).mul_(scaled)
         # vector_norm accumulates in float64 without a float64 copy of the tensor.
-        total += torch.linalg.vector_norm(scaled, dtype=torch.float64).square().to(total.device)
+        total += torch.linalg.vector_norm(scaled, dtype=wide).square().to(total.device)
     return total
 
 
