@@ -263,3 +263,26 @@ def test_numbers_of_numpy_are_numbers():
     import numpy as np
 
     assert SAM(np.float32(0.5)).rho == 0.5 and NegGradPlus(np.float64(0.5)).alpha == 0.5
+
+
+def test_signatures_are_the_documented_ones():
+    import inspect
+
+    def shown(kind):
+        named = [p for p in inspect.signature(kind).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        return [(p.name, p.default) for p in named]
+
+    assert shown(SAM) == [("rho", 0.1)]
+    assert shown(ASAM) == [("rho", 1.0), ("eta", 0.0), ("adapt_1d", True)]
+    assert shown(NegGradPlus) == [("alpha", 0.97), ("sharpness", None), ("sharpness_on", "both")]
+    assert shown(SharpMinMax) == [
+        ("alpha", 0.97),
+        ("sharpness", ASAM(rho=1.0)),
+        ("fraction", 0.3),
+        ("scope", "part"),
+        ("overlap", False),
+        ("lam_retain", 1.0),
+        ("lam_forget", 1.0),
+    ]
+    for method in (NegGradPlus, SharpMinMax):
+        assert {"forget_loss", "retain_loss"} <= inspect.signature(method).parameters.keys()
