@@ -135,11 +135,7 @@ class UnlearningTrainer(Trainer):
 
     def _stream_loader(self, streams: Mapping[str, Any], anchor: str, batch_sampler: Any) -> DataLoader:
         collate = {name: self._get_collator_with_removed_columns(self.data_collator, name) for name in streams}
-        ignored = getattr(getattr(self.model, "config", None), "semantic_loss_ignore_index", -100)
-        count = functools.partial(
-            count_items, label_names=self.label_names, shift=self._loss_shifts_labels, ignored_pixel=ignored
-        )
-        return stream_loader(self.args, streams, anchor, batch_sampler, collate, count, self._data_seed)
+        return stream_loader(self.args, streams, anchor, batch_sampler, collate, self._counter(), self._data_seed)
 
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> DataLoader:
         """Loaders of evaluation and prediction: same samples every time, whatever augmentation they carry."""
@@ -200,11 +196,16 @@ class UnlearningTrainer(Trainer):
 
     def _counted(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """A micro-batch that did not come from our collator."""
-        counts = {}
-        for stream in self.method.streams:
-            items = count_items(batch[stream], self.label_names, self._loss_shifts_labels)
-            counts[stream] = (items, count_items(batch[stream], (), False))
+        count = self._counter()
+        counts = {s: (count(batch[s]), count_items(batch[s], (), False)) for s in self.method.streams}
         return {**batch, COUNTS: counts}
+
+    def _counter(self) -> functools.partial:
+        """Counts the items of a micro-batch; loader workers get a copy, so it must not hold the trainer."""
+        ignored = getattr(getattr(self.model, "config", None), "semantic_loss_ignore_index", -100)
+        return functools.partial(
+            count_items, label_names=self.label_names, shift=self._loss_shifts_labels, ignored_pixel=ignored
+        )
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         try:
@@ -284,7 +285,7 @@ class UnlearningTrainer(Trainer):
     # ---- evaluation and logs ----
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        # Persistent loaders draw from the global generator at their first use only: see `_stream_loader`.
+        # Persistent loaders draw from the global generator at their first use only: see `loading.stream_loader`.
         with isolated_rng() if self.args.dataloader_persistent_workers else contextlib.nullcontext():
             output = super().evaluation_loop(*args, **kwargs)
         output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_samples"] = output.num_samples
