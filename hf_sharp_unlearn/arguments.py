@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames, SchedulerType
 
+from .kernels import BACKENDS
+
 
 @dataclass
 class UnlearningArguments(TrainingArguments):
@@ -33,6 +35,20 @@ class UnlearningArguments(TrainingArguments):
             "number of processes. False: each process perturbs along its own gradient (m-sharpness), one all-reduce."
         },
     )
+    kernel_backend: str = field(
+        default="auto",
+        metadata={
+            "help": "What perturbs, composes and updates: 'triton' (GPU), 'tiled' (CPU), 'reference' (plain torch), or "
+            "'auto', the fastest that can run. A named backend that cannot run is an error."
+        },
+    )
+    log_perturbation: bool = field(
+        default=False,
+        metadata={
+            "help": "Log `perturbation_cosine`, the mean cosine between the perturbation that the weights took and the "
+            "one that was meant: 1 unless the weights' precision swallows it. Costs a float64 sweep a perturbation."
+        },
+    )
     eval_retain_samples: int = field(
         default=5000,
         metadata={"help": "Size of the fixed subsample of the retain set that `evaluate` reports on."},
@@ -57,6 +73,8 @@ class UnlearningArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}={value!r}: must be a whole number of samples >= 1.")
+        if self.kernel_backend != "auto" and self.kernel_backend not in BACKENDS:
+            raise ValueError(f"kernel_backend={self.kernel_backend!r}: must be 'auto' or one of {sorted(BACKENDS)}.")
         super().__post_init__()
         if self.optim == OptimizerNames.SGD and "momentum" not in (self.optim_args or ""):
             self.optim_args = ",".join(filter(None, [self.optim_args, "momentum=0.9"]))

@@ -9,9 +9,13 @@ number, so neither the weight of a loss nor an fp16 loss scale changes it.
 
 import math
 import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from .kernels import reference
 
 
 @dataclass(frozen=True)
@@ -60,3 +64,29 @@ Sharpness = SAM | ASAM
 def _check_non_negative(owner: object, name: str, value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 0:
         raise ValueError(f"{type(owner).__name__}({name}={value!r}): must be a finite number >= 0.")
+
+
+def realised_cosine(
+    before: Sequence[Tensor],
+    after: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    etas: Sequence[float | None],
+    scale: float,
+    masks: Sequence[Tensor] | None,
+    inside: bool | None,
+) -> float:
+    """Cosine between the perturbation that the weights took, after - before, and the one that was meant, in [-1, 1].
+
+    1 where the weights' precision holds the perturbation; far below where it rounds most of it away. In float64, tensor
+    by tensor; arguments as the kernels take them, masks as any backend packs them. nan if nothing moved.
+    """
+    dot = real = meant = 0.0
+    for i, (start, end, grad) in enumerate(zip(before, after, grads, strict=True)):
+        start, moved = start.double(), torch.empty_like(start, dtype=torch.float64)
+        part = None if masks is None else [masks[i] != 0]
+        reference.displace([start], [grad.double()], [moved], [etas[i]], scale, part, inside)
+        wanted, taken = moved.sub_(start), end.double() - start
+        dot += (wanted * taken).sum().item()
+        real += taken.square().sum().item()
+        meant += wanted.square().sum().item()
+    return dot / math.sqrt(real * meant) if real and meant else math.nan

@@ -4,6 +4,7 @@ Trainer keeps its loop, optimizers, schedulers, clipping, logging, callbacks, ch
 
     data         `get_train_dataloader` serves micro-batches {"retain": ..., "forget": ...} (see `data`)
     step         `get_batch_samples` stashes the window, `training_step` lets the method run over it (see `window`)
+    update       a one-sweep optimizer step for methods with a partition (see `update`)
     partition    made before the first step, saved in every checkpoint, checked on resume (see `partition`)
     evaluation   forget and retain sets are evaluated beside the user's own
 """
@@ -11,7 +12,6 @@ Trainer keeps its loop, optimizers, schedulers, clipping, logging, callbacks, ch
 import contextlib
 import functools
 import logging
-import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -34,12 +34,14 @@ from .metrics import accuracy, predicted_classes
 from .partition import Partition, gradient_saliency
 from .recovery import Attempt
 from .rng import isolated_rng
-from .window import Window, packed
+from .sweeps import packed
+from .update import UpdateHooks
+from .window import Window
 
 logger = logging.getLogger(__name__)
 
 
-class UnlearningTrainer(Trainer):
+class UnlearningTrainer(UpdateHooks, Trainer):
     """A `transformers.Trainer` that makes a trained model forget.
 
     Takes what `Trainer` takes, except `train_dataset`, and
@@ -79,11 +81,12 @@ class UnlearningTrainer(Trainer):
         self._data_seed = args.seed if args.data_seed is None else args.data_seed
         self.partition: Partition | None = None
         self._packed: tuple[Partition | None, dict[str, Tensor] | None] = (None, None)
-        self._backups: dict[int, Tensor] = {}
+        self._shadows: dict[int, Tensor] = {}
         self._window: list[dict] = []
         self._last_window: Window | None = None
         self._loss_sums: dict[str, Tensor] = {}
         self._loss_steps = 0
+        self._cosines: list[float] = []
         super().__init__(
             model,
             args,
@@ -95,6 +98,7 @@ class UnlearningTrainer(Trainer):
         )
         checks.check_hardware(args, self.accelerator, self.model)
         checks.check_model(self.model, self.method)
+        self._choose_kernels()
         checks.check_best_metric(args.metric_for_best_model, list(self.eval_dataset))
         for stream, dataset in streams.items():
             if dataset is not None:
@@ -169,14 +173,18 @@ class UnlearningTrainer(Trainer):
             self._stream_loss,
             self.accelerator,
             masks=self._packed_masks(),
-            backups=self._backups,
+            shadows=self._shadows,
+            kernels=self._kernels,
             sync_perturbation=self.args.sync_perturbation,
+            in_place=self._in_place,
+            measure=self.args.log_perturbation,
             step=self.state.global_step + 1,
         )
         objective = self._last_window.run(self.method.step)
         for stream, loss in self._last_window.stream_losses.items():
             self._loss_sums[stream] = self._loss_sums.get(stream, 0) + loss
         self._loss_steps += 1
+        self._cosines += self._last_window.sweeps.cosines
         every = self.args.torch_empty_cache_steps
         if every is not None and self.state.global_step % every == 0:
             clear_device_cache()
@@ -184,7 +192,7 @@ class UnlearningTrainer(Trainer):
 
     def _packed_masks(self) -> dict[str, Tensor] | None:
         if self._packed[0] is not self.partition:
-            self._packed = (self.partition, packed(self.partition.masks, self.model))
+            self._packed = (self.partition, packed(self.partition.masks, self.model, self._kernels))
         return self._packed[1]
 
     def _stream_loss(self, model: nn.Module, stream: str, inputs: dict) -> Tensor:
@@ -207,20 +215,6 @@ class UnlearningTrainer(Trainer):
             count_items, label_names=self.label_names, shift=self._loss_shifts_labels, ignored_pixel=ignored
         )
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        try:
-            grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        except BaseException:
-            self._last_window.undo()
-            raise
-        if getattr(self.accelerator, "scaler", None) is None and not math.isfinite(grad_norm):
-            self._last_window.undo()
-            raise FloatingPointError(
-                f"Non-finite norm of the gradient of step {self.state.global_step + 1}: {float(grad_norm)}. Weights "
-                "are as before the step. Lower the learning rate or rho, raise alpha, or check data and loss."
-            )
-        return grad_norm
-
     def _inner_training_loop(self, batch_size: int | None = None, **kwargs: Any) -> Any:
         own = self.optimizer, self.lr_scheduler
         start = Attempt(self.model, list(own), self.args.device) if self.args.auto_find_batch_size else None
@@ -232,7 +226,7 @@ class UnlearningTrainer(Trainer):
                 self.optimizer, self.lr_scheduler = own
             raise
         finally:
-            self._backups.clear()
+            self._shadows.clear()
 
     # ---- the partition ----
 
@@ -245,7 +239,8 @@ class UnlearningTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: Any) -> Any:
-        self._loss_sums, self._loss_steps = {}, 0
+        self._loss_sums, self._loss_steps, self._cosines = {}, 0, []
+        self._choose_kernels()  # again: `model_init` may have made another model
         if self.method.fraction is not None and resume_from_checkpoint is None:
             self.partition = self._make_partition()
             logger.info("Partition\n%s", self.partition.summary())
@@ -296,7 +291,9 @@ class UnlearningTrainer(Trainer):
             for stream in sorted(self._loss_sums):
                 mean = self.accelerator.reduce(self._loss_sums[stream] / self._loss_steps, reduction="mean")
                 logs[f"loss_{stream}"] = mean.item()
-            self._loss_sums, self._loss_steps = {}, 0
+            if self._cosines:
+                logs["perturbation_cosine"] = sum(self._cosines) / len(self._cosines)
+            self._loss_sums, self._loss_steps, self._cosines = {}, 0, []
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict) -> int:

@@ -1,10 +1,11 @@
 """One optimizer step: the window of micro-batches and the passes over it.
 
-A method's `step` is written with five verbs:
+A method's `step` is written with these verbs:
 
     backward(objective)              accumulate the gradient in `.grad`, as plain training does (one-pass methods)
     gradient(objective)              return the gradient of the window, `.grad` left empty
     perturbed(sharpness, g, inside)  context: weights at w + eps, eps from g; back bit for bit on leaving, however
+    lengths(sharpness, parts)        || T g || of two gradients in one sweep, for `perturbed(..., length=)`
     compose(r0, r1, f0, f1, ...)     the min-max gradient over the partition
     leave(g)                         g is the step's gradient: average it over processes, put it into `.grad`
 
@@ -22,8 +23,10 @@ Rules every pass obeys
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -34,17 +37,10 @@ from .buffers import Buffers
 from .data import COUNTS
 from .distributed import all_reduce_mean, all_true, broadcast_first, fill_missing
 from .kernels import backend_for
+from .kernels.checks import layout
 from .rng import RngState
 from .sharpness import Sharpness
-
-Gradient = list[Tensor | None]
-
-
-def packed(masks: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Boolean masks by parameter name, in the form that the kernels read; made once a run."""
-    weights = dict(module.named_parameters())
-    ready = backend_for(next(iter(weights.values())).device).pack(list(masks.values()), [weights[n] for n in masks])
-    return dict(zip(masks, ready, strict=True))
+from .sweeps import Gradient, Sweeps
 
 
 class Window:
@@ -53,7 +49,7 @@ class Window:
     model: what is called (DDP or compiled wrapper included). module: what owns parameters and buffers.
     batches: the micro-batches, on the device. loss(model, stream, inputs) -> scalar mean or (batch,) tensor.
     accelerator: for backward, no_sync and the gradient scaler. masks: the partition, as `packed` made it.
-    backups: memory for the weights' backups, kept by the caller from window to window (fresh memory is slow).
+    kernels: a backend, by default the one made for the device. shadows, in_place, measure: see `sweeps.Sweeps`.
     step: number of the optimizer step, counted from 1, for error messages.
     """
 
@@ -66,8 +62,11 @@ class Window:
         accelerator: Any,
         *,
         masks: Mapping[str, Tensor] | None = None,
-        backups: dict[int, Tensor] | None = None,
+        shadows: dict[int, Tensor] | None = None,
+        kernels: ModuleType | None = None,
         sync_perturbation: bool = True,
+        in_place: bool = False,
+        measure: bool = False,
         step: int = 1,
     ):
         self.model, self.batches, self.loss, self.accelerator = model, batches, loss, accelerator
@@ -80,20 +79,25 @@ class Window:
                 f"The partition and the trainable parameters differ in {odd[:3]}: requires_grad was changed after the "
                 "run began. Freeze or unfreeze before train()."
             )
-        self.masks = None if masks is None else [masks[name] for name, _ in named]
+        self._device = self.params[0].device
+        self.sweeps = Sweeps(
+            self.params,
+            None if masks is None else [masks[name] for name, _ in named],
+            backend_for(self._device, {w.dtype for w in self.params}) if kernels is None else kernels,
+            {} if shadows is None else shadows,
+            in_place,
+            measure,
+        )
         self.scaled = getattr(accelerator, "scaler", None) is not None
         self.objective: Tensor | None = None  # the window's objective and stream losses, clean, shares of this process
         self.stream_losses: dict[str, Tensor] = {}
         self._buffers = Buffers(module)
         self._buffers_at_start = self._buffers.take()
-        self._backups = {} if backups is None else backups
-        self._device = self.params[0].device
-        self.kernels = backend_for(self._device)
+        self._squares: Tensor | None = None  # of the step's gradient, where a sweep has read it anyway
         self._processes = accelerator.num_processes
         self._totals = self._global_counts()
         self._replay: dict[tuple[int, str], RngState] = {}
         self._after_clean: RngState | None = None
-        self._perturbed: tuple[list[Tensor], list[Tensor], list[int]] = ([], [], [])  # weights, backups, saved
 
     def run(self, step: Callable[["Window"], None]) -> Tensor:
         """Run a method's step. Returns this process's share of the clean objective, a detached scalar."""
@@ -114,10 +118,15 @@ class Window:
 
     def undo(self) -> None:
         """Forget the step: weights and buffers as they were when it began, no gradients."""
-        self.kernels.restore(*self._perturbed)
+        self.sweeps.back()
         Buffers.put_back(self._buffers_at_start)
         for weight in self.params:
             weight.grad = None
+
+    @functools.cached_property
+    def norm(self) -> float | None:
+        """Norm of the step's gradient, if a sweep has read it; None under fp16, whose gradients are scaled."""
+        return None if self.scaled or self._squares is None else math.sqrt(self._squares.item())
 
     # ---- verbs ----
 
@@ -129,42 +138,41 @@ class Window:
         self._pass(objective, again=again, sync_last=False)
         gradient = []
         for weight in self.params:
-            gradient.append(weight.grad)
+            grad = weight.grad
+            if grad is not None and grad.stride() != weight.stride() and layout(grad) != layout(weight):
+                grad = torch.empty_like(weight, requires_grad=False).copy_(grad)  # kernels walk the weight's memory
+            gradient.append(grad)
             weight.grad = None
         if self.sync and not again:
             fill_missing(gradient, self.params, self._processes)
             all_reduce_mean(gradient, self._processes)
         return gradient
 
-    @contextlib.contextmanager
-    def perturbed(self, sharpness: Sharpness, gradient: Gradient, inside: bool | None = None) -> Iterator[None]:
-        """Weights at w + eps inside the block. inside: True the forget part only, False the retain part, None all."""
-        moved = [i for i, grad in enumerate(gradient) if grad is not None]
-        weights = [self.params[i].detach() for i in moved]
-        grads = [gradient[i] for i in moved]
-        etas = [sharpness.eta_of(weight) for weight in weights]
-        part = {} if inside is None else {"masks": [self.masks[i] for i in moved], "inside": inside}
-        length = math.sqrt(self.kernels.norm(weights, grads, etas, **part).item())
+    def lengths(self, sharpness: Sharpness, *parts: tuple[Gradient, bool | None]) -> list[float]:
+        """|| T g || of up to two (gradient, inside), read in one sweep. inside: as in `perturbed`.
+
+        A gradient that is not finite raises; under fp16 its length is 0, and the scaler skips the step.
+        """
+        lengths = self.sweeps.lengths(sharpness, parts)
         if not self.scaled:
-            self._require_finite("gradient norm of the perturbation", {"clean": length})
-        if not math.isfinite(length):
-            length = 0.0  # fp16: the scaler sees the non-finite clean gradient and skips the step
-        self._perturbed = (weights, [self._backup_of(i) for i in moved] if length > 0 else [], [])
-        _, backups, saved = self._perturbed
+            self._require_finite("gradient norm of the perturbation", {"clean": sum(lengths)})
+        return [length if math.isfinite(length) else 0.0 for length in lengths]
+
+    @contextlib.contextmanager
+    def perturbed(
+        self, sharpness: Sharpness, gradient: Gradient, inside: bool | None = None, length: float | None = None
+    ) -> Iterator[None]:
+        """Weights at w + eps inside the block. inside: True the forget part only, False the retain part, None all.
+        length: || T g ||, if it is known."""
+        if length is None:
+            (length,) = self.lengths(sharpness, (gradient, inside))
         try:
             if length > 0:
-                self.kernels.perturb(weights, grads, backups, etas, sharpness.rho / length, saved, **part)
-            del gradient, grads, part  # the caller may free its gradient for the second pass
+                self.sweeps.move(sharpness, gradient, inside, length)
+            del gradient  # the caller may free its gradient for the second pass
             yield
-        finally:  # an interrupt inside the restore itself is finished by `undo`
-            self.kernels.restore(*self._perturbed)
-            self._perturbed = ([], [], [])
-
-    def _backup_of(self, index: int) -> Tensor:
-        weight, backup = self.params[index], self._backups.get(index)
-        if backup is None or (backup.shape, backup.dtype, backup.device) != (weight.shape, weight.dtype, weight.device):
-            backup = self._backups[index] = torch.empty_like(weight, requires_grad=False)
-        return backup
+        finally:  # an interrupt inside the return itself is finished by `undo`
+            self.sweeps.back()
 
     def compose(
         self,
@@ -177,21 +185,8 @@ class Window:
         overlap: bool,
     ) -> Gradient:
         """The min-max gradient over the partition; a parameter that no pass reached stays without one."""
-        lists = [gradient for gradient in (r0, r1, f0, f1) if gradient is not None]
-        reached = [i for i in range(len(self.params)) if any(gradient[i] is not None for gradient in lists)]
-
-        def dense(gradient: Gradient | None) -> list[Tensor] | None:
-            if gradient is None:
-                return None
-            return [torch.zeros_like(self.params[i]) if gradient[i] is None else gradient[i] for i in reached]
-
-        masks = [self.masks[i] for i in reached]
-        halves = (dense(r0), dense(r1), dense(f0), dense(f1))
-        composed: Gradient = [None] * len(self.params)
-        for i, value in zip(
-            reached, self.kernels.compose(*halves, masks, lam_retain, lam_forget, overlap), strict=True
-        ):
-            composed[i] = value
+        composed, squares = self.sweeps.compose((r0, r1, f0, f1), lam_retain, lam_forget, overlap)
+        self._squares = squares
         return composed
 
     @staticmethod
@@ -202,6 +197,8 @@ class Window:
     def leave(self, gradient: Gradient) -> None:
         fill_missing(gradient, self.params, self._processes)
         all_reduce_mean(gradient, self._processes)
+        if self._squares is not None and self._processes > 1:
+            self._squares = self.sweeps.squares(gradient)
         for weight, grad in zip(self.params, gradient, strict=True):
             weight.grad = grad
 

@@ -1,9 +1,14 @@
-"""Shared fixtures. Everything is offline, on CPU."""
+"""Shared fixtures. Everything is offline, on CPU, with the Triton kernels in Triton's interpreter.
+
+GPU_TESTS=1 runs the kernel tests on a GPU instead: `make test-gpu`.
+"""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if os.environ.get("GPU_TESTS") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["TRITON_INTERPRET"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest  # noqa: E402

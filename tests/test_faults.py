@@ -6,7 +6,7 @@ from parts import BatchNormNet, assert_same, differs, rows, weights_of
 from transformers import TrainerCallback
 
 from hf_sharp_unlearn import ASAM, SAM, NegGradPlus, SharpMinMax
-from hf_sharp_unlearn.kernels import reference, tiled
+from hf_sharp_unlearn.kernels import tiled
 
 DATA = rows(24, shape=(1, 5, 5))
 METHODS = [NegGradPlus(0.8), NegGradPlus(0.8, SAM(0.2)), NegGradPlus(0.8, ASAM(1.0), "forget"), SharpMinMax(0.8)]
@@ -106,45 +106,106 @@ def test_a_finite_loss_with_a_non_finite_gradient(make_trainer, method):
         run_with(make_trainer, method, Bad(call, None), FloatingPointError)
 
 
+class Interrupt:
+    """Wraps a function: a KeyboardInterrupt before, or after, its n-th call."""
+
+    def __init__(self, function, at, after=False):
+        self.function, self.at, self.after, self.calls = function, at, after, 0
+
+    def __call__(self, *args, **kwargs):
+        self.calls += 1
+        if self.calls == self.at and not self.after:
+            raise KeyboardInterrupt
+        result = self.function(*args, **kwargs)
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        return result
+
+
 @pytest.mark.parametrize("method", METHODS[1:], ids=str)
-@pytest.mark.parametrize("sweep", ["perturb", "restore"])
-def test_an_interrupt_in_the_middle_of_a_sweep(make_trainer, monkeypatch, method, sweep):
-    """Ctrl-C after some tensors: those are put back, from this step's backup, and the others were never touched."""
+@pytest.mark.parametrize("in_place", [False, True], ids=["shadow", "in place"])
+@pytest.mark.parametrize("tensor", [1, 3, 13])
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupt_in_the_middle_of_a_sweep(make_trainer, monkeypatch, method, in_place, tensor, after):
+    """Ctrl-C before or after some tensor of the first or of a later step: the weights are those of before the step, and
+    no backup of an earlier step comes back."""
     trainer = make_trainer(method, model=BatchNormNet(), data=DATA, max_steps=4)
+    monkeypatch.setattr("hf_sharp_unlearn.update.must_stay", lambda weights: in_place)
     trainer.add_callback(before := Before())
-    real = getattr(tiled, sweep)
-    calls = {"count": 0}
+    monkeypatch.setattr(tiled, "_displace", wrapped := Interrupt(tiled._displace, tensor, after))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert wrapped.calls == tensor
+    assert_same(before.state, weights_of(trainer.model))
+
+
+@pytest.mark.parametrize("method", METHODS[1:], ids=str)
+@pytest.mark.parametrize("step", [1, 2])
+def test_an_interrupt_in_the_middle_of_a_restore(make_trainer, monkeypatch, method, step):
+    """In place: some tensors are back, the others still perturbed."""
 
     class Sudden(list):
-        """The bookkeeping list of a sweep, with an interrupt at its third entry."""
-
-        def append(self, value):
-            super().append(value)
-            if len(self) == 3:
-                raise KeyboardInterrupt
-
         def pop(self):
             value = super().pop()
             if len(self) == 3:
                 raise KeyboardInterrupt
             return value
 
-    def interrupted(*args, **kwargs):
-        calls["count"] += 1
-        if calls["count"] != 3:
-            return real(*args, **kwargs)
-        args = list(args)
-        place = 5 if sweep == "perturb" else 2
-        sudden = Sudden(args[place])
-        args[place] = sudden
-        trainer._last_window._perturbed = (*trainer._last_window._perturbed[:2], sudden)
-        return real(*args, **kwargs)
+    calls, real = [], tiled.restore
 
-    monkeypatch.setattr(tiled, sweep, interrupted)  # the backend of a CPU
+    def interrupted(weights, backups, saved):
+        calls.append(len(saved))
+        if len(calls) != step:
+            return real(weights, backups, saved)
+        sudden = Sudden(saved)
+        try:
+            real(weights, backups, sudden)
+        finally:
+            saved[:] = sudden
+
+    trainer = make_trainer(method, model=BatchNormNet(), data=DATA, max_steps=4)
+    monkeypatch.setattr("hf_sharp_unlearn.update.must_stay", lambda weights: True)
+    monkeypatch.setattr(tiled, "restore", interrupted)
+    trainer.add_callback(before := Before())
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    assert calls["count"] >= 3
+    assert calls[step:] == [3], "the rest is put back by `undo`"
     assert_same(before.state, weights_of(trainer.model))
+
+
+@pytest.mark.parametrize("method", METHODS[1:], ids=str)
+def test_an_interrupt_while_parameters_are_pointed_back(make_trainer, monkeypatch, method):
+    from hf_sharp_unlearn.sweeps import Sweeps
+
+    real, calls = Sweeps.back, []
+
+    def interrupted(self):
+        calls.append(len(calls))
+        if len(calls) == 1:
+            self._params[0].data = self._weights[0]
+            raise KeyboardInterrupt
+        real(self)
+
+    trainer = make_trainer(method, model=BatchNormNet(), data=DATA, max_steps=4)
+    monkeypatch.setattr(Sweeps, "back", interrupted)
+    trainer.add_callback(before := Before())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert len(calls) == 2
+    assert_same(before.state, weights_of(trainer.model))
+
+
+@pytest.mark.parametrize("method", METHODS[1:], ids=str)
+def test_in_place_and_shadow_are_the_same_step(make_trainer, monkeypatch, method):
+    ends = []
+    for in_place in (False, True):
+        monkeypatch.setattr("hf_sharp_unlearn.update.must_stay", lambda weights, value=in_place: value)
+        trainer = make_trainer(method, model=BatchNormNet(), data=DATA)
+        addresses = [weight.data_ptr() for weight in trainer.model.parameters()]
+        trainer.train()
+        assert addresses == [weight.data_ptr() for weight in trainer.model.parameters()]
+        ends.append(weights_of(trainer.model))
+    assert_same(*ends)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
@@ -188,21 +249,6 @@ def test_weights_are_back_when_callbacks_see_the_step(make_trainer):
     trainer.add_callback(look := Look())
     trainer.train()
     assert look.seen
-
-
-def test_restore_is_exact_after_a_thousand_cycles():
-    generator = torch.Generator().manual_seed(0)
-    weights = [torch.randn(size, generator=generator) * 10.0**power for size, power in ((7, -6), (1000, 0), (0, 0))]
-    start = [weight.clone() for weight in weights]
-    backups = [torch.empty_like(weight) for weight in weights]
-    for _ in range(1000):
-        grads = [torch.randn(weight.shape, generator=generator) for weight in weights]
-        saved = []
-        reference.perturb(weights, grads, backups, [None, 0.1, 0.0], 0.3, saved)
-        assert saved == [0, 1, 2] and not torch.equal(weights[0], start[0])
-        reference.restore(weights, backups, saved)
-    for a, b in zip(start, weights, strict=True):
-        assert torch.equal(a, b)
 
 
 class Odd(torch.nn.Module):

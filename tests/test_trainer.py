@@ -8,7 +8,7 @@ import torch
 from parts import BatchNormNet, Mlp, assert_same, differs, images, rows, timm_resnet, weights_of
 from transformers import AutoModelForImageClassification, DefaultDataCollator, TrainerCallback, TrainingArguments
 
-from hf_sharp_unlearn import ASAM, METHODS, SAM, NegGradPlus, SharpMinMax, UnlearningArguments
+from hf_sharp_unlearn import ASAM, METHODS, SAM, NegGradPlus, SharpMinMax, UnlearningArguments, optim
 
 ALL = [NegGradPlus(0.8), NegGradPlus(0.8, SAM(0.2)), SharpMinMax(0.8)]
 
@@ -22,7 +22,7 @@ def test_defaults_that_differ_from_training_arguments(make_trainer, tmp_path):
     trainer = make_trainer("sharp_minmax")
     assert trainer.method == SharpMinMax()
     optimizer = trainer.create_optimizer()
-    assert type(optimizer) is torch.optim.SGD and optimizer.defaults["momentum"] == 0.9
+    assert type(optimizer) is optim.SGD and optimizer.defaults["momentum"] == 0.9
     assert make_trainer("neggrad", optim_args="momentum=0.5").create_optimizer().defaults["momentum"] == 0.5
     adam = make_trainer("neggrad", optim="adamw_torch").create_optimizer()
     assert type(adam) is torch.optim.AdamW

@@ -68,20 +68,16 @@ class SharpMinMax(Method):
 
     def step(self, window: "Window") -> None:
         part = self.scope == "part"
-        r0, r1 = self._half(window, "retain", self.lam_retain, inside=False if part and not self.overlap else None)
-        f0, f1 = self._half(window, "forget", self.lam_forget, inside=True if part else None)
-        window.leave(window.compose(r0, r1, f0, f1, self.lam_retain, self.lam_forget, self.overlap))
-
-    def _half(self, window: "Window", stream: str, lam: float, inside: bool | None):
-        """Clean and perturbed gradient of one half; None for what is not needed."""
-        if stream not in self.streams:
-            return None, None
-        objective = {stream: self.weights[stream]}
-        g0 = window.gradient(objective)
-        if self.perturbation is None or lam == 0:
-            return g0, None
-        with window.perturbed(self.perturbation, g0, inside=inside):
-            if stream == "retain" and lam == 1:
-                g0 = None  # the minimised half is r1 alone
-            g1 = window.gradient(objective, again=True)
-        return g0, g1
+        insides = {"retain": False if part and not self.overlap else None, "forget": True if part else None}
+        lams = {"retain": self.lam_retain, "forget": self.lam_forget}
+        clean = {stream: window.gradient({stream: self.weights[stream]}) for stream in self.streams}
+        sharp = [stream for stream in clean if self.perturbation is not None and lams[stream] > 0]
+        lengths = window.lengths(self.perturbation, *((clean[s], insides[s]) for s in sharp)) if sharp else []
+        moved = {}
+        for stream, length in zip(sharp, lengths, strict=True):
+            with window.perturbed(self.perturbation, clean[stream], insides[stream], length):
+                if stream == "retain" and self.lam_retain == 1:
+                    clean[stream] = None  # the minimised half is r1 alone
+                moved[stream] = window.gradient({stream: self.weights[stream]}, again=True)
+        halves = (pair.get(stream) for stream in ("retain", "forget") for pair in (clean, moved))
+        window.leave(window.compose(*halves, self.lam_retain, self.lam_forget, self.overlap))

@@ -1,0 +1,70 @@
+"""From the step's gradient to the weights: which kernels and which optimizer run, clipping, and what is refused.
+
+A method with a partition composes its gradient in a sweep that also yields its norm. Clipping then costs no sweep: the
+coefficient goes into the one-sweep update of `optim` (or, with another optimizer, into torch's own scaling).
+"""
+
+import math
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import kernels, optim
+from .sweeps import must_stay
+
+
+class UpdateHooks:
+    """Hooks of `Trainer`, mixed into `UnlearningTrainer`."""
+
+    def _choose_kernels(self) -> None:
+        """Raises ValueError for a `kernel_backend` that cannot run here."""
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        # A graph that was compiled or captured may hold the addresses of the parameters.
+        self._in_place = bool(self.args.torch_compile) or must_stay(weights)
+        self._kernels: ModuleType = kernels.backend_for(self.args.device, weights, self.args.kernel_backend)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None or self.method.fraction is None:
+            return super().create_optimizer(model)
+        cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model if model is None else model)
+        self.optimizer_cls_and_kwargs = optim.sweeping(cls, options)
+        try:
+            return super().create_optimizer(model)
+        finally:
+            self.optimizer_cls_and_kwargs = None
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = self._last_window.norm
+        return super()._clip_grad_norm(model) if norm is None else norm
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Called once a step, after `_clip_grad_norm` if there is a limit: check the norm, and stage the update."""
+        norm = self._last_window.norm if grad_norm is None else grad_norm
+        try:
+            norm = super()._get_grad_norm(model, grad_norm=norm)
+        except BaseException:
+            self._last_window.undo()
+            raise
+        if not self._last_window.scaled and not math.isfinite(norm):
+            self._last_window.undo()
+            raise FloatingPointError(
+                f"Non-finite norm of the gradient of step {self.state.global_step + 1}: {float(norm)}. Weights "
+                "are as before the step. Lower the learning rate or rho, raise alpha, or check data and loss."
+            )
+        if self._last_window.norm is not None:
+            self._stage(norm)
+        return norm
+
+    def _stage(self, norm: float) -> None:
+        limit = self.args.max_grad_norm
+        scale = min(1.0, limit / (norm + 1e-6)) if limit and limit > 0 else 1.0  # torch's clip_grad_norm_
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        if isinstance(optimizer, optim.SGD | optim.AdamW):
+            optimizer.stage(scale=scale, backend=self._kernels)
+        elif scale < 1:
+            torch._foreach_mul_(self._gradients(), scale)
+
+    def _gradients(self) -> list[Tensor]:
+        return [weight.grad for weight in self._last_window.params if weight.grad is not None]

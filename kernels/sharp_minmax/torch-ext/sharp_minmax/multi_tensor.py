@@ -1,0 +1,308 @@
+"""The backend "triton": a sweep is one launch, or two where some tensors cannot be walked 16 bytes at a time, for any
+number of tensors (see `table`). Functions and results are those of `reference`: perturb, displace, restore, compose and
+SGD bit for bit (up to the sign of a zero), AdamW with correctly rounded square roots, sums of squares in float64.
+
+Everything is asynchronous: nothing here waits for the device. CUDA graphs may capture a step whose addresses stay the
+same, once its tables exist; scalars are then frozen.
+"""
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from . import triton_kernels as device_code
+from .checks import check_compose, check_displace, check_lists, check_norms, check_update
+from .direction import SGD, AdamW, Direction
+from .meter import count
+from .reference import Masks, pack
+from .table import Table, numbers, table_of
+
+__all__ = ["adamw", "compose", "displace", "norms", "pack", "perturb", "restore", "sgd"]
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
+INTEGERS = {1: tl.int8, 2: tl.int16, 4: tl.int32, 8: tl.int64}
+
+# Elements a program works on, and at a time. 16 Ki elements keep every multiprocessor busy on a ResNet-50; a block is 8
+# elements a thread and role: 16-byte loads for bfloat16 too. No autotuning: trial runs of a kernel in place do harm.
+CHUNK, WARPS = 1 << 14, 4
+BLOCKS = {"cuda": 1 << 10, "hip": 1 << 11}  # warps of 32 and of 64 threads
+BLOCK = CHUNK if INTERPRETED else BLOCKS["hip" if torch.version.hip else "cuda"]  # interpreted programs cost by number
+
+
+def _dtype_of(first: str, tensors: Sequence[Tensor]) -> tl.dtype:
+    for i, tensor in enumerate(tensors[:1]):
+        if tensor.dtype not in DTYPES:
+            raise ValueError(
+                f"{first}[{i}] is {tensor.dtype}: 'triton' computes on float32 and bfloat16. Use 'reference'."
+            )
+    return DTYPES[tensors[0].dtype]
+
+
+def _launch(operation: str, kernel, table: Table, arguments: dict, per_list=None, **flags) -> None:
+    """Launch over each chunk list; `per_list(chunks)` gives further arguments."""
+    options = {} if INTERPRETED else {"num_warps": WARPS, "enable_fp_fusion": False}
+    with _on(table.numel.device):
+        for chunks in table.chunks:
+            kernel[(len(chunks),)](
+                table.pointers,
+                table.numel,
+                chunks.tensor_of,
+                chunks.offset_of,
+                tensors=table.tensors,
+                **arguments,
+                **(per_list(chunks) if per_list else {}),
+                **flags,
+                CHUNK=CHUNK,
+                BLOCK=BLOCK,
+                VEC=chunks.vector,
+                **options,
+            )
+
+
+def _on(device: torch.device):
+    """Triton launches on the current device: make it the tensors' own."""
+    return contextlib.nullcontext() if device.type == "cpu" else torch.get_device_module(device).device(device)
+
+
+def _finish(partials: Tensor, lists: int) -> Tensor:
+    total = partials.numel() // lists
+    sums = torch.empty(lists, dtype=torch.float64, device=partials.device)
+    with _on(partials.device):
+        device_code.finish[(lists,)](partials, sums, total, BLOCK=1024)
+    return sums
+
+
+def _partials(table: Table, lists: int = 1) -> Tensor:
+    return torch.empty(lists * table.total, dtype=torch.float64, device=table.numel.device)
+
+
+def _etas(etas: Sequence[float | None], device: torch.device) -> tuple[dict, bool]:
+    """Per-tensor offsets (-1: T = 1) and whether any is in force."""
+    adapt = any(eta is not None for eta in etas)
+    return {"etas": numbers(tuple(-1.0 if eta is None else float(eta) for eta in etas), device)}, adapt
+
+
+def _inside(masks: Masks, inside: bool | None) -> int:
+    return 0 if masks is None or inside is None else 1 if inside else 2
+
+
+def norms(
+    weights: Sequence[Tensor],
+    gradients: Sequence[Sequence[Tensor]],
+    etas: Sequence[float | None],
+    masks: Masks = None,
+    insides: Sequence[bool | None] | None = None,
+) -> Tensor:
+    """See `reference.norms`."""
+    insides = [None] * len(gradients) if insides is None else insides
+
+    def check() -> None:
+        check_norms(weights, gradients, etas, masks, insides, torch.bool, dense=True)
+
+    if not weights or len(etas) != len(weights) or not 1 <= len(gradients) == len(insides) <= 2:
+        check()
+        return torch.zeros(len(gradients), dtype=torch.float64)
+    dtype, lists = _dtype_of("weights", weights), len(gradients)
+    arguments, adapt = _etas(etas, weights[0].device)
+    flags = [_inside(masks, inside) for inside in insides] + [0]
+    masks = masks if any(flags) else None
+    table = table_of([weights, gradients[0], gradients[1] if lists == 2 else None, masks], CHUNK, check)
+    partials = _partials(table, lists)
+    _launch(
+        "norms",
+        device_code.norms,
+        table,
+        arguments | {"partials": partials, "total": table.total},
+        lambda chunks: {"first": chunks.first},
+        DT=dtype,
+        LISTS=lists,
+        ADAPT=adapt,
+        INSIDE_0=flags[0],
+        INSIDE_1=flags[1],
+    )
+    count("norms", len(table.chunks), weights if adapt else None, *gradients, masks)
+    count("finish", 1)
+    return _finish(partials, lists)
+
+
+def displace(
+    weights: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    outs: Sequence[Tensor],
+    etas: Sequence[float | None],
+    scale: float,
+    masks: Masks = None,
+    inside: bool | None = True,
+) -> None:
+    """See `reference.displace`."""
+
+    def check() -> None:
+        check_displace(weights, grads, outs, etas, masks, torch.bool, dense=True)
+
+    if not weights or len(etas) != len(weights):
+        return check()
+    dtype = _dtype_of("weights", weights)
+    arguments, adapt = _etas(etas, weights[0].device)
+    part = _inside(masks, inside)
+    masks = masks if part else None
+    table = table_of([weights, grads, outs, masks], CHUNK, check)
+    arguments["scale"] = float(scale)
+    _launch("displace", device_code.displace, table, arguments, DT=dtype, ADAPT=adapt, INSIDE=part)
+    count("displace", len(table.chunks), weights, grads, outs, masks)
+
+
+def perturb(
+    weights: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    backups: Sequence[Tensor],
+    etas: Sequence[float | None],
+    scale: float,
+    saved: list[int],
+    masks: Masks = None,
+    inside: bool | None = True,
+) -> None:
+    """See `reference.perturb`. The backup is a sweep of its own: only when it is complete may any weight change, so
+    that `saved` is true at every moment, whatever interrupts the host."""
+    check_displace(weights, grads, backups, etas, masks, torch.bool, dense=True)
+    _copy("backup", weights, backups)
+    saved.extend(range(len(weights)))
+    displace(backups, grads, weights, etas, scale, masks, inside)
+
+
+def restore(weights: Sequence[Tensor], backups: Sequence[Tensor], saved: list[int]) -> None:
+    """See `reference.restore`."""
+    if saved:
+        _copy("restore", [backups[i] for i in saved], [weights[i] for i in saved])
+        saved.clear()
+
+
+def _copy(operation: str, sources: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
+    if sources:
+        table = table_of(
+            [sources, outs], CHUNK, lambda: check_lists("weights", {"weights": sources, "backups": outs}, dense=True)
+        )
+        _launch(operation, device_code.copy, table, {}, DT=INTEGERS[sources[0].element_size()])
+        count(operation, len(table.chunks), sources, outs)
+
+
+def _roles(direction: Direction) -> tuple[list, dict, dict]:
+    """Rows r0, r1, f0, f1, mask; the flags and the scalars that belong to them."""
+    read = direction.lists()
+    rows = [read.get(name) for name in ("r0", "r1", "f0", "f1")]
+    flags = {name.upper(): name in read for name in ("r0", "r1", "f0", "f1")}
+    flags |= {"MASK": direction.masks is not None, "SHARP": direction.lam_forget == 1, "OVERLAP": direction.overlap}
+    scalars = {"lam_r": float(direction.lam_retain), "lam_f": float(direction.lam_forget)}
+    return [*rows, direction.masks], flags, scalars
+
+
+def compose(
+    direction: Direction, outs: Sequence[Tensor] | None = None, accumulate: bool = False
+) -> tuple[list[Tensor], Tensor]:
+    """See `reference.compose`."""
+
+    def check() -> Sequence[Tensor]:
+        return check_compose(direction, outs, accumulate, torch.bool, dense=True)
+
+    written = outs
+    if not outs or not direction.lists():
+        written = check()
+        if not written:
+            return [], torch.zeros((), dtype=torch.float64)
+    dtype = _dtype_of("outs", written)
+    rows, flags, scalars = _roles(direction)
+    table = table_of([written, *rows], CHUNK, check)
+    partials = _partials(table)
+    _launch(
+        "compose",
+        device_code.compose,
+        table,
+        scalars | {"partials": partials},
+        lambda chunks: {"first": chunks.first},
+        DT=dtype,
+        ADD=accumulate,
+        **flags,
+    )
+    count("compose", len(table.chunks), written, written if accumulate else None, *rows)
+    count("finish", 1)
+    return list(written), _finish(partials, 1)[0]
+
+
+def sgd(
+    weights: Sequence[Tensor],
+    direction: Direction,
+    momenta: Sequence[Tensor] | None,
+    rules: Sequence[SGD],
+    scale: float = 1.0,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+    backups: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """See `reference.sgd`."""
+
+    def check() -> None:
+        check_update(weights, direction, {"momenta": momenta}, rules, backups, torch.bool, dense=True)
+
+    flat = [(r.lr, r.momentum, 1 - r.dampening, r.weight_decay, float(r.nesterov), 0.0, 0.0, 0.0) for r in rules]
+    flags = {"ADAM": False, "MOMENTUM": any(r.momentum for r in rules), "DECAY": any(r.weight_decay for r in rules)}
+    states = [momenta if flags["MOMENTUM"] else None, None]
+    return _update("sgd", weights, direction, states, flat, flags, scale, grad_scale, found_inf, backups, check)
+
+
+def adamw(
+    weights: Sequence[Tensor],
+    direction: Direction,
+    averages: Sequence[Tensor],
+    squares: Sequence[Tensor],
+    rules: Sequence[AdamW],
+    scale: float = 1.0,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+    backups: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """See `reference.adamw`."""
+    states = {"averages": averages, "squares": squares}
+
+    def check() -> None:
+        check_update(weights, direction, states, rules, backups, torch.bool, dense=True)
+
+    flat = [(*r.factors(), 0.0) for r in rules]
+    flags = {"ADAM": True, "MOMENTUM": False, "DECAY": False}
+    rows = list(states.values())
+    return _update("adamw", weights, direction, rows, flat, flags, scale, grad_scale, found_inf, backups, check)
+
+
+def _update(name, weights, direction, states, rules, flags, scale, grad_scale, found_inf, backups, check) -> Tensor:
+    if not weights or len(rules) != len(weights) or not direction.lists():
+        check()
+        return torch.zeros((), dtype=torch.float64)
+    device, dtype = weights[0].device, _dtype_of("weights", weights)
+    rows, kinds, scalars = _roles(direction)
+    table = table_of([weights, weights if backups is None else backups, *rows, *states], CHUNK, check)
+    partials = _partials(table)
+    one = partials if grad_scale is None or found_inf is None else None  # some pointer where none is read
+    pointers = {
+        "rules": numbers(tuple(rules), device),
+        "grad_scale": one if grad_scale is None else grad_scale.to(device, torch.float32),
+        "found_inf": one if found_inf is None else found_inf.to(device, torch.float32),
+    }
+    _launch(
+        name,
+        device_code.update,
+        table,
+        scalars | pointers | {"partials": partials, "factor": float(scale)},
+        lambda chunks: {"first": chunks.first},
+        DT=dtype,
+        ST=tl.float32,
+        SCALED=grad_scale is not None,
+        SKIPS=found_inf is not None,
+        **flags,
+        **kinds,
+    )
+    count(name, len(table.chunks), weights, weights, *rows, *states, *states)
+    count("finish", 1)
+    return _finish(partials, 1)[0]
