@@ -136,6 +136,8 @@ def check_model(model: nn.Module, method: Method) -> None:
         raise ValueError(
             f"model={type(model).__name__} has no trainable parameter: set requires_grad=True on those to unlearn."
         )
+    if method.passes > 1 or method.fraction is not None:
+        _check_memory(trainable)
     if method.perturbation is not None:
         for name, weight in trainable:
             if torch.finfo(weight.dtype).bits < 32:
@@ -143,6 +145,17 @@ def check_model(model: nn.Module, method: Method) -> None:
                     f"model: {name} is {weight.dtype}, which rounds most of the perturbation {method.perturbation!r} "
                     "away. Load the trainable weights in float32 (dtype='float32'); bf16=True still computes in bf16."
                 )
+
+
+def _check_memory(named: list[tuple[str, nn.Parameter]]) -> None:
+    """Two parameters over the same memory would be perturbed, and updated, twice."""
+    spans = sorted((w.data_ptr(), w.data_ptr() + w.nbytes, str(w.device), name) for name, w in named if w.numel())
+    for (_, end, device, name), (start, _, other_device, other) in zip(spans, spans[1:], strict=False):
+        if start < end and start != 0 and device == other_device:
+            raise ValueError(
+                f"model: {name} and {other} are separate parameters over the same memory. Tie them as one: assign the "
+                "same nn.Parameter to both modules, or call model.tie_weights()."
+            )
 
 
 def check_samples(trainer: Any, stream: str, dataset: Any, own_loss: bool) -> None:

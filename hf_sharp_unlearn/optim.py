@@ -28,6 +28,7 @@ class _Staged(NamedTuple):
     direction: Direction | None
     scale: float
     backups: Sequence[Tensor] | None
+    norm: bool
     backend: ModuleType | str
 
 
@@ -57,6 +58,7 @@ class _Sweeping:
         *,
         scale: float = 1.0,
         backups: Sequence[Tensor] | None = None,
+        norm: bool = False,
         backend: ModuleType | str = "auto",
     ) -> None:
         """Make the next `step()` one sweep.
@@ -65,6 +67,7 @@ class _Sweeping:
             `pack` made them. Parameters that are not named do not move. Neither: all with a `.grad`, along it.
         scale: factor of the gradient, a clipping coefficient for instance.
         backups: where the true weights lie, if `weights` are perturbed: they are restored in the same sweep.
+        norm: let `step()` return the squared norm of the gradient before `scale`, a 0-d tensor.
         backend: a name in kernels.BACKENDS, "auto", or a backend module.
 
         Raises ValueError for weights that are not this optimizer's, and for groups with amsgrad or differentiable.
@@ -79,10 +82,10 @@ class _Sweeping:
         for i, weight in enumerate(weights or ()):
             if id(weight) not in known:
                 raise ValueError(f"weights[{i}] is no parameter of this optimizer.")
-        self._staged = _Staged(weights, direction, scale, backups, backend)
+        self._staged = _Staged(weights, direction, scale, backups, norm, backend)
 
     def step(self, closure: Any = None) -> Any:
-        """torch's step, or the staged sweep; a sweep returns the squared norm of the unscaled gradient (0-d tensor)."""
+        """torch's step, or the staged sweep. Returns the closure's loss, or what `stage(norm=True)` asked for."""
         staged, self._staged = self._staged, None
         if staged is not None:
             with torch.no_grad():
@@ -119,9 +122,11 @@ class _Sweeping:
                 scale=-staged.scale if maximize else staged.scale,
                 grad_scale=getattr(self, "grad_scale", None),
                 found_inf=getattr(self, "found_inf", None),
+                norm=staged.norm,
                 backups=None if staged.backups is None else [staged.backups[i] for i in indices],
             )
-            total = squares if total is None else total + squares.to(total.device)
+            if staged.norm:
+                total = squares if total is None else total + squares.to(total.device)
         return total
 
     def load_state_dict(self, state_dict: dict) -> None:

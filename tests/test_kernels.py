@@ -175,7 +175,7 @@ def everything(kernels, dtype, inside, lam, overlap):
     composed, squares = kernels.compose(direction, copies(w))
     x, v = copies(w), [y.float() for y in copies(tensors(8, dtype))]
     rules = [SGD(0.1, 0.9, 0.1 * (i % 2), 0.01 * (i % 3), i % 2 == 0) for i in range(len(w))]
-    total = kernels.sgd(x, direction, v, rules, 0.7, backups=backups)
+    total = kernels.sgd(x, direction, v, rules, 0.7, backups=backups, norm=True)
     y, m, s = copies(w), [z.float() for z in copies(g)], [z.float() ** 2 for z in copies(r0)]
     kernels.adamw(y, direction, m, s, [AdamW(0.01, step=i + 1) for i in range(len(w))], 0.7)
     return torch.cat([length, squares.view(1), total.view(1)]), out + moved + composed + x + v, y + m + s
@@ -204,7 +204,9 @@ def test_backends_equal_the_reference_bit_by_bit(kernels, dtype, inside, lam, ov
     overlap=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_any_sizes_and_alignments_and_nothing_else_is_written(kernels, sizes, offset, dtype, inside, lam, overlap, seed):
+def test_any_sizes_and_alignments_and_nothing_else_is_written(
+    kernels, sizes, offset, dtype, inside, lam, overlap, seed
+):
     shapes = [(size,) for size in sizes]
     roles = [Guarded(tensors(seed + k, dtype, shapes), offset if k % 2 else 0) for k in range(7)]
     masks = bool_masks(seed, shapes)

@@ -77,13 +77,13 @@ class AdamW(NamedTuple):
     step: int = 1
 
     def factors(self) -> tuple[float, ...]:
-        """(decay, 1 - beta1, beta2, 1 - beta2, sqrt of the second bias correction, eps, step size), rounded once."""
+        """(1 - lr * decay, 1 - beta1, beta2, 1 - beta2, 1 / sqrt(1 - beta2^step), eps, lr / (1 - beta1^step))."""
         return (
             1 - self.lr * self.weight_decay,
             1 - self.beta1,
             self.beta2,
             1 - self.beta2,
-            (1 - self.beta2**self.step) ** 0.5,
+            (1 - self.beta2**self.step) ** -0.5,
             self.eps,
             self.lr / (1 - self.beta1**self.step),
         )

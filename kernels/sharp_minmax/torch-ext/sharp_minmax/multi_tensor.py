@@ -27,11 +27,15 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
 INTEGERS = {1: tl.int8, 2: tl.int16, 4: tl.int32, 8: tl.int64}
 
-# Elements a program works on, and at a time. 16 Ki elements keep every multiprocessor busy on a ResNet-50; a block is 8
-# elements a thread and role: 16-byte loads for bfloat16 too. No autotuning: trial runs of a kernel in place do harm.
+# Elements a program works on: 16 Ki keep every multiprocessor busy on a ResNet-50. No autotuning: trial runs of a
+# kernel that works in place do harm.
 CHUNK, WARPS = 1 << 14, 4
-BLOCKS = {"cuda": 1 << 10, "hip": 1 << 11}  # warps of 32 and of 64 threads
-BLOCK = CHUNK if INTERPRETED else BLOCKS["hip" if torch.version.hip else "cuda"]  # interpreted programs cost by number
+
+
+def block_for(vendor: str, adam: bool = False) -> int:
+    """Elements a program takes at a time: 8 a thread, so that bfloat16 too moves 16 bytes an access. AMD's warps have
+    64 threads; there AdamW takes 4, because with 8 it spills scalar registers."""
+    return 1 << 11 if vendor == "hip" and not adam else 1 << 10
 
 
 def _dtype_of(first: str, tensors: Sequence[Tensor]) -> tl.dtype:
@@ -43,9 +47,11 @@ def _dtype_of(first: str, tensors: Sequence[Tensor]) -> tl.dtype:
     return DTYPES[tensors[0].dtype]
 
 
-def _launch(operation: str, kernel, table: Table, arguments: dict, per_list=None, **flags) -> None:
+def _launch(kernel, table: Table, arguments: dict, per_list=None, **flags) -> None:
     """Launch over each chunk list; `per_list(chunks)` gives further arguments."""
     options = {} if INTERPRETED else {"num_warps": WARPS, "enable_fp_fusion": False}
+    block = block_for("hip" if torch.version.hip else "cuda", flags.get("ADAM", False))
+    block = CHUNK if INTERPRETED else block  # an interpreted program costs milliseconds whatever it does
     with _on(table.numel.device):
         for chunks in table.chunks:
             kernel[(len(chunks),)](
@@ -58,7 +64,7 @@ def _launch(operation: str, kernel, table: Table, arguments: dict, per_list=None
                 **(per_list(chunks) if per_list else {}),
                 **flags,
                 CHUNK=CHUNK,
-                BLOCK=BLOCK,
+                BLOCK=block,
                 VEC=chunks.vector,
                 **options,
             )
@@ -114,7 +120,6 @@ def norms(
     table = table_of([weights, gradients[0], gradients[1] if lists == 2 else None, masks], CHUNK, check)
     partials = _partials(table, lists)
     _launch(
-        "norms",
         device_code.norms,
         table,
         arguments | {"partials": partials, "total": table.total},
@@ -152,7 +157,7 @@ def displace(
     masks = masks if part else None
     table = table_of([weights, grads, outs, masks], CHUNK, check)
     arguments["scale"] = float(scale)
-    _launch("displace", device_code.displace, table, arguments, DT=dtype, ADAPT=adapt, INSIDE=part)
+    _launch(device_code.displace, table, arguments, DT=dtype, ADAPT=adapt, INSIDE=part)
     count("displace", len(table.chunks), weights, grads, outs, masks)
 
 
@@ -186,7 +191,7 @@ def _copy(operation: str, sources: Sequence[Tensor], outs: Sequence[Tensor]) -> 
         table = table_of(
             [sources, outs], CHUNK, lambda: check_lists("weights", {"weights": sources, "backups": outs}, dense=True)
         )
-        _launch(operation, device_code.copy, table, {}, DT=INTEGERS[sources[0].element_size()])
+        _launch(device_code.copy, table, {}, DT=INTEGERS[sources[0].element_size()])
         count(operation, len(table.chunks), sources, outs)
 
 
@@ -218,7 +223,6 @@ def compose(
     table = table_of([written, *rows], CHUNK, check)
     partials = _partials(table)
     _launch(
-        "compose",
         device_code.compose,
         table,
         scalars | {"partials": partials},
@@ -241,14 +245,20 @@ def sgd(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
     backups: Sequence[Tensor] | None = None,
-) -> Tensor:
+    norm: bool = False,
+) -> Tensor | None:
     """See `reference.sgd`."""
 
     def check() -> None:
         check_update(weights, direction, {"momenta": momenta}, rules, backups, torch.bool, dense=True)
 
     flat = [(r.lr, r.momentum, 1 - r.dampening, r.weight_decay, float(r.nesterov), 0.0, 0.0, 0.0) for r in rules]
-    flags = {"ADAM": False, "MOMENTUM": any(r.momentum for r in rules), "DECAY": any(r.weight_decay for r in rules)}
+    flags = {
+        "ADAM": False,
+        "NORM": norm,
+        "MOMENTUM": any(r.momentum for r in rules),
+        "DECAY": any(r.weight_decay for r in rules),
+    }
     states = [momenta if flags["MOMENTUM"] else None, None]
     return _update("sgd", weights, direction, states, flat, flags, scale, grad_scale, found_inf, backups, check)
 
@@ -263,7 +273,8 @@ def adamw(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
     backups: Sequence[Tensor] | None = None,
-) -> Tensor:
+    norm: bool = False,
+) -> Tensor | None:
     """See `reference.adamw`."""
     states = {"averages": averages, "squares": squares}
 
@@ -271,15 +282,17 @@ def adamw(
         check_update(weights, direction, states, rules, backups, torch.bool, dense=True)
 
     flat = [(*r.factors(), 0.0) for r in rules]
-    flags = {"ADAM": True, "MOMENTUM": False, "DECAY": False}
+    flags = {"ADAM": True, "NORM": norm, "MOMENTUM": False, "DECAY": False}
     rows = list(states.values())
     return _update("adamw", weights, direction, rows, flat, flags, scale, grad_scale, found_inf, backups, check)
 
 
-def _update(name, weights, direction, states, rules, flags, scale, grad_scale, found_inf, backups, check) -> Tensor:
+def _update(
+    name, weights, direction, states, rules, flags, scale, grad_scale, found_inf, backups, check
+) -> Tensor | None:
     if not weights or len(rules) != len(weights) or not direction.lists():
         check()
-        return torch.zeros((), dtype=torch.float64)
+        return torch.zeros((), dtype=torch.float64) if flags["NORM"] else None
     device, dtype = weights[0].device, _dtype_of("weights", weights)
     rows, kinds, scalars = _roles(direction)
     table = table_of([weights, weights if backups is None else backups, *rows, *states], CHUNK, check)
@@ -291,7 +304,6 @@ def _update(name, weights, direction, states, rules, flags, scale, grad_scale, f
         "found_inf": one if found_inf is None else found_inf.to(device, torch.float32),
     }
     _launch(
-        name,
         device_code.update,
         table,
         scalars | pointers | {"partials": partials, "factor": float(scale)},
@@ -304,5 +316,7 @@ def _update(name, weights, direction, states, rules, flags, scale, grad_scale, f
         **kinds,
     )
     count(name, len(table.chunks), weights, weights, *rows, *states, *states)
+    if not flags["NORM"]:
+        return None
     count("finish", 1)
     return _finish(partials, 1)[0]

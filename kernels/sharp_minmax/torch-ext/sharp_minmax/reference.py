@@ -201,8 +201,9 @@ def sgd(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
     backups: Sequence[Tensor] | None = None,
-) -> Tensor:
-    """One SGD step; returns the sum of squares of d, before `scale`. See `direction.SGD` for the rule.
+    norm: bool = False,
+) -> Tensor | None:
+    """One SGD step; see `direction.SGD` for the rule. With `norm` returns the sum of squares of d, before `scale`.
 
     momenta: float32 (the weights' dtype for float64), zeros at a weight's first step; None if every momentum is 0.
     scale: factor of d, e.g. a clipping coefficient; negative to maximise. grad_scale: 0-d tensor that d is divided by
@@ -221,7 +222,7 @@ def sgd(
                 d = d + momenta[i] * rule.momentum if rule.nesterov else momenta[i]
             x = x - d * rule.lr
         weight.copy_(x)
-    return total
+    return total if norm else None
 
 
 def adamw(
@@ -234,8 +235,9 @@ def adamw(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
     backups: Sequence[Tensor] | None = None,
-) -> Tensor:
-    """One AdamW step; returns the sum of squares of d. Arguments as in `sgd`; averages, squares: both moments."""
+    norm: bool = False,
+) -> Tensor | None:
+    """One AdamW step. Arguments and result as in `sgd`; averages, squares: both moments."""
     check_update(weights, direction, {"averages": averages, "squares": squares}, rules, backups, torch.bool)
     total = torch.zeros((), dtype=torch.float64, device=weights[0].device if weights else None)
     for i, (weight, rule) in enumerate(zip(weights, rules, strict=True)):
@@ -245,15 +247,16 @@ def adamw(
             decay, rest1, beta2, rest2, root, eps, size = rule.factors()
             averages[i].add_((d - averages[i]).mul_(rest1))
             squares[i].mul_(beta2).add_((d * d).mul_(rest2))
-            denominator = squares[i].sqrt().div_(root).add_(eps)
+            denominator = squares[i].sqrt().mul_(root).add_(eps)
             x = x * decay - (averages[i] * size).div_(denominator)
         weight.copy_(x)
-    return total
+    return total if norm else None
 
 
 def _scaled(direction, i, total, scale, grad_scale, found_inf) -> tuple[Tensor, bool]:
     d = _direction(direction, i)
     total += _squares(d)
+    if grad_scale is not None:
+        scale = scale / grad_scale.item()
     d = d * scale if scale != 1 else d
-    d = d if grad_scale is None else d / grad_scale
     return d, found_inf is not None and bool(found_inf != 0)

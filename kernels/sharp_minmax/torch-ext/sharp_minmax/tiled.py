@@ -223,7 +223,8 @@ def sgd(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
     backups: Sequence[Tensor] | None = None,
-) -> Tensor:
+    norm: bool = False,
+) -> Tensor | None:
     """See `reference.sgd`."""
     check_update(weights, direction, {"momenta": momenta}, rules, backups, _word(weights))
 
@@ -237,7 +238,7 @@ def sgd(
             d = torch.mul(v, rule.momentum, out=scratch.like(x, 5)).add_(d) if rule.nesterov else v
         return x, torch.mul(d, rule.lr, out=scratch.like(x, 5))
 
-    return _sweep("sgd", weights, direction, [momenta], update, scale, grad_scale, found_inf, backups)
+    return _sweep("sgd", weights, direction, [momenta], update, scale, grad_scale, found_inf, backups, norm)
 
 
 def adamw(
@@ -250,7 +251,8 @@ def adamw(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
     backups: Sequence[Tensor] | None = None,
-) -> Tensor:
+    norm: bool = False,
+) -> Tensor | None:
     """See `reference.adamw`."""
     check_update(weights, direction, {"averages": averages, "squares": squares}, rules, backups, _word(weights))
     factors = [rule.factors() for rule in rules]
@@ -260,29 +262,29 @@ def adamw(
         a, b = scratch.like(x, 4), scratch.like(x, 5)
         average.add_(torch.sub(d, average, out=a).mul_(rest1))
         square.mul_(beta2).add_(torch.mul(d, d, out=a).mul_(rest2))
-        torch.sqrt(square, out=a).div_(root).add_(eps)
+        torch.sqrt(square, out=a).mul_(root).add_(eps)
         torch.mul(average, size, out=b).div_(a)
         return torch.mul(x, decay, out=a), b
 
-    return _sweep("adamw", weights, direction, [averages, squares], update, scale, grad_scale, found_inf, backups)
+    return _sweep("adamw", weights, direction, [averages, squares], update, scale, grad_scale, found_inf, backups, norm)
 
 
-def _sweep(name, weights, direction, states, update, scale, grad_scale, found_inf, backups) -> Tensor:
+def _sweep(name, weights, direction, states, update, scale, grad_scale, found_inf, backups, norm) -> Tensor | None:
     """Compose each tile of d; `update(index, x, d, *states, scratch)` returns two tiles: new w is their difference."""
     skip = found_inf is not None and bool(found_inf != 0)
+    scale = scale if grad_scale is None else scale / grad_scale.item()
     read, scratch, total = direction.lists(), _Scratch(), 0.0
     for i, weight in enumerate(weights):
         lists = [weight, _at(backups, i), _at(direction.masks, i), *(_at(s, i) for s in states)]
         for w, x, m, *tiles in _tiles(*lists, *(values[i] for values in read.values())):
             halves = dict(zip(read, tiles[len(states) :], strict=True))
             d = _direction(halves, m, direction, scratch)
-            total += _sum_of_squares(d)
+            total += _sum_of_squares(d) if norm else 0.0
             if skip:
                 w.copy_(w if x is None else x)
                 continue
             d = d if scale == 1 else torch.mul(d, scale, out=scratch.like(w, 0))
-            d = d if grad_scale is None else torch.div(d, grad_scale, out=scratch.like(w, 0))
             a, b = update(i, scratch.wide(w if x is None else x, 6), d, *tiles[: len(states)], scratch)
             w.copy_(torch.sub(a, b, out=b)) if w.dtype in NARROW else torch.sub(a, b, out=w)
     count(name, 0, weights, weights, direction.masks, *read.values(), *states, *states)
-    return torch.tensor(total, dtype=torch.float64)
+    return torch.tensor(total, dtype=torch.float64) if norm else None

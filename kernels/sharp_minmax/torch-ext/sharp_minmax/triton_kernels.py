@@ -193,7 +193,7 @@ def compose(pointers, numel, tensor_of, offset_of, partials, lam_r, lam_f, tenso
             d = tl.load(out + o, mask=live, other=0.0).to(tl.float32) + d
         stored = _narrow(d, DT)
         tl.store(out + o, stored, mask=live)
-        d = tl.where(live, stored.to(tl.float32), 0.0)
+        d = stored.to(tl.float32)  # 0 where not live, as everything that it is made of
         squares += d.to(tl.float64) * d.to(tl.float64)
     tl.store(partials + first + tl.program_id(0), tl.sum(squares, 0))
 
@@ -204,7 +204,8 @@ def update(pointers, numel, tensor_of, offset_of, rules, partials, grad_scale, f
            DT: tl.constexpr, ST: tl.constexpr,
            R0: tl.constexpr, R1: tl.constexpr, F0: tl.constexpr, F1: tl.constexpr,
            MASK: tl.constexpr, SHARP: tl.constexpr, OVERLAP: tl.constexpr,
-           ADAM: tl.constexpr, MOMENTUM: tl.constexpr, DECAY: tl.constexpr, SCALED: tl.constexpr, SKIPS: tl.constexpr,
+           ADAM: tl.constexpr, NORM: tl.constexpr, MOMENTUM: tl.constexpr, DECAY: tl.constexpr, SCALED: tl.constexpr,
+           SKIPS: tl.constexpr,
            CHUNK: tl.constexpr, BLOCK: tl.constexpr, VEC: tl.constexpr):  # fmt: skip
     """Compose d and step along it. Roles: weights, source of w, r0, r1, f0, f1, mask, first state, second state.
 
@@ -230,7 +231,7 @@ def update(pointers, numel, tensor_of, offset_of, rules, partials, grad_scale, f
     c5 = tl.load(rule + 5)
     c6 = tl.load(rule + 6)
     if SCALED:
-        loss_scale = tl.load(grad_scale)
+        factor = factor * tl.div_rn(1.0, tl.load(grad_scale))
     if SKIPS:
         keep = tl.load(found_inf) != 0
     squares = tl.zeros((BLOCK,), tl.float64)
@@ -238,18 +239,16 @@ def update(pointers, numel, tensor_of, offset_of, rules, partials, grad_scale, f
         o = low + tl.arange(0, BLOCK)
         live = o < size
         d = _direction(r0, r1, f0, f1, mask, o, live, lam_r, lam_f, R0, R1, F0, F1, MASK, SHARP, OVERLAP)
-        d = tl.where(live, d, 0.0)
-        squares += d.to(tl.float64) * d.to(tl.float64)
+        if NORM:
+            squares += d.to(tl.float64) * d.to(tl.float64)
         d = d * factor
-        if SCALED:
-            d = tl.div_rn(d, loss_scale)
         x = tl.load(source + o, mask=live, other=0.0).to(tl.float32)
-        if ADAM:  # c: decay, 1 - beta1, beta2, 1 - beta2, root, eps, step size
+        if ADAM:  # c: see AdamW.factors
             m = tl.load(s1 + o, mask=live, other=0.0)
             v = tl.load(s2 + o, mask=live, other=0.0)
             new_m = m + (d - m) * c1
             new_v = v * c2 + d * d * c3
-            denominator = tl.div_rn(tl.sqrt_rn(new_v), c4) + c5
+            denominator = tl.sqrt_rn(new_v) * c4 + c5
             new = x * c0 - tl.div_rn(new_m * c6, denominator)
             if SKIPS:
                 new_m = tl.where(keep, m, new_m)
@@ -271,4 +270,5 @@ def update(pointers, numel, tensor_of, offset_of, rules, partials, grad_scale, f
         if SKIPS:
             new = tl.where(keep, x, new)
         tl.store(w + o, _narrow(new, DT), mask=live)
-    tl.store(partials + first + tl.program_id(0), tl.sum(squares, 0))
+    if NORM:
+        tl.store(partials + first + tl.program_id(0), tl.sum(squares, 0))
