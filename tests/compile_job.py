@@ -12,7 +12,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hf_sharp_unlearn.kernels import multi_tensor, triton_kernels
+from hf_sharp_unlearn.kernels import launch, triton_kernels
 
 TYPES = {
     **dict.fromkeys(("pointers", "numel", "offset_of"), "*i64"),
@@ -51,14 +51,14 @@ def compiled(kernel, flags, dtype, target, vector):
     function = getattr(triton_kernels, kernel)
     constants = {
         "DT": tl.int32 if kernel == "copy" else dtype,
-        "CHUNK": multi_tensor.CHUNK,
-        "BLOCK": multi_tensor.block_for(target.backend, flags.get("ADAM", False)),
+        "CHUNK": launch.CHUNK,
+        "BLOCK": launch.block_for(target.backend, flags.get("ADAM", False)),
         "VEC": vector,
         **flags,
     }
     signature = {name: "constexpr" if name in constants else TYPES[name] for name in function.arg_names}
     source = ASTSource(fn=function, signature=signature, constexprs=constants)
-    options = {"num_warps": multi_tensor.WARPS, "enable_fp_fusion": False}
+    options = {"num_warps": launch.WARPS, "enable_fp_fusion": False}
     return triton.compile(source, target=target, options=options)
 
 
@@ -88,9 +88,7 @@ def facts(code, target):
 
 def wide(lists, states, dtype, flags, target):
     """16-byte accesses that a block needs: 0 for lists of which a thread takes fewer than 16 bytes."""
-    a_thread = multi_tensor.block_for(target.backend, flags.get("ADAM", False)) // (
-        multi_tensor.WARPS * target.warp_size
-    )
+    a_thread = launch.block_for(target.backend, flags.get("ADAM", False)) // (launch.WARPS * target.warp_size)
     size = dtype.primitive_bitwidth // 8
     return (lists * size * a_thread // 16 if size * a_thread >= 16 else 0) + states * 4 * a_thread // 16
 

@@ -6,8 +6,6 @@ Everything is asynchronous: nothing here waits for the device. CUDA graphs may c
 same, once its tables exist; scalars are then frozen.
 """
 
-import contextlib
-import os
 from collections.abc import Sequence
 
 import torch
@@ -17,25 +15,15 @@ from torch import Tensor
 from . import triton_kernels as device_code
 from .checks import check_compose, check_displace, check_lists, check_norms, check_update
 from .direction import SGD, AdamW, Direction
+from .launch import CHUNK, INTERPRETED, finish, launch, partials_of
 from .meter import count
 from .reference import Masks, pack
-from .table import Table, numbers, table_of
+from .table import numbers, table_of
 
-__all__ = ["adamw", "compose", "displace", "norms", "pack", "perturb", "restore", "sgd"]
+__all__ = ["INTERPRETED", "adamw", "compose", "displace", "norms", "pack", "perturb", "restore", "sgd"]
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
 INTEGERS = {1: tl.int8, 2: tl.int16, 4: tl.int32, 8: tl.int64}
-
-# Elements a program works on: 16 Ki keep every multiprocessor busy on a ResNet-50. No autotuning: trial runs of a
-# kernel that works in place do harm.
-CHUNK, WARPS = 1 << 14, 4
-
-
-def block_for(vendor: str, adam: bool = False) -> int:
-    """Elements a program takes at a time: 8 a thread, so that bfloat16 too moves 16 bytes an access. AMD's warps have
-    64 threads; there AdamW takes 4, because with 8 it spills scalar registers."""
-    return 1 << 11 if vendor == "hip" and not adam else 1 << 10
 
 
 def _dtype_of(first: str, tensors: Sequence[Tensor]) -> tl.dtype:
@@ -45,46 +33,6 @@ def _dtype_of(first: str, tensors: Sequence[Tensor]) -> tl.dtype:
                 f"{first}[{i}] is {tensor.dtype}: 'triton' computes on float32 and bfloat16. Use 'reference'."
             )
     return DTYPES[tensors[0].dtype]
-
-
-def _launch(kernel, table: Table, arguments: dict, per_list=None, **flags) -> None:
-    """Launch over each chunk list; `per_list(chunks)` gives further arguments."""
-    options = {} if INTERPRETED else {"num_warps": WARPS, "enable_fp_fusion": False}
-    block = block_for("hip" if torch.version.hip else "cuda", flags.get("ADAM", False))
-    block = CHUNK if INTERPRETED else block  # an interpreted program costs milliseconds whatever it does
-    with _on(table.numel.device):
-        for chunks in table.chunks:
-            kernel[(len(chunks),)](
-                table.pointers,
-                table.numel,
-                chunks.tensor_of,
-                chunks.offset_of,
-                tensors=table.tensors,
-                **arguments,
-                **(per_list(chunks) if per_list else {}),
-                **flags,
-                CHUNK=CHUNK,
-                BLOCK=block,
-                VEC=chunks.vector,
-                **options,
-            )
-
-
-def _on(device: torch.device):
-    """Triton launches on the current device: make it the tensors' own."""
-    return contextlib.nullcontext() if device.type == "cpu" else torch.get_device_module(device).device(device)
-
-
-def _finish(partials: Tensor, lists: int) -> Tensor:
-    total = partials.numel() // lists
-    sums = torch.empty(lists, dtype=torch.float64, device=partials.device)
-    with _on(partials.device):
-        device_code.finish[(lists,)](partials, sums, total, BLOCK=1024)
-    return sums
-
-
-def _partials(table: Table, lists: int = 1) -> Tensor:
-    return torch.empty(lists * table.total, dtype=torch.float64, device=table.numel.device)
 
 
 def _etas(etas: Sequence[float | None], device: torch.device) -> tuple[dict, bool]:
@@ -118,8 +66,8 @@ def norms(
     flags = [_inside(masks, inside) for inside in insides] + [0]
     masks = masks if any(flags) else None
     table = table_of([weights, gradients[0], gradients[1] if lists == 2 else None, masks], CHUNK, check)
-    partials = _partials(table, lists)
-    _launch(
+    partials = partials_of(table, lists)
+    launch(
         device_code.norms,
         table,
         arguments | {"partials": partials, "total": table.total},
@@ -132,7 +80,7 @@ def norms(
     )
     count("norms", len(table.chunks), weights if adapt else None, *gradients, masks)
     count("finish", 1)
-    return _finish(partials, lists)
+    return finish(partials, lists)
 
 
 def displace(
@@ -157,7 +105,7 @@ def displace(
     masks = masks if part else None
     table = table_of([weights, grads, outs, masks], CHUNK, check)
     arguments["scale"] = float(scale)
-    _launch(device_code.displace, table, arguments, DT=dtype, ADAPT=adapt, INSIDE=part)
+    launch(device_code.displace, table, arguments, DT=dtype, ADAPT=adapt, INSIDE=part)
     count("displace", len(table.chunks), weights, grads, outs, masks)
 
 
@@ -191,7 +139,7 @@ def _copy(operation: str, sources: Sequence[Tensor], outs: Sequence[Tensor]) -> 
         table = table_of(
             [sources, outs], CHUNK, lambda: check_lists("weights", {"weights": sources, "backups": outs}, dense=True)
         )
-        _launch(device_code.copy, table, {}, DT=INTEGERS[sources[0].element_size()])
+        launch(device_code.copy, table, {}, DT=INTEGERS[sources[0].element_size()])
         count(operation, len(table.chunks), sources, outs)
 
 
@@ -221,8 +169,8 @@ def compose(
     dtype = _dtype_of("outs", written)
     rows, flags, scalars = _roles(direction)
     table = table_of([written, *rows], CHUNK, check)
-    partials = _partials(table)
-    _launch(
+    partials = partials_of(table)
+    launch(
         device_code.compose,
         table,
         scalars | {"partials": partials},
@@ -233,7 +181,7 @@ def compose(
     )
     count("compose", len(table.chunks), written, written if accumulate else None, *rows)
     count("finish", 1)
-    return list(written), _finish(partials, 1)[0]
+    return list(written), finish(partials, 1)[0]
 
 
 def sgd(
@@ -296,14 +244,14 @@ def _update(
     device, dtype = weights[0].device, _dtype_of("weights", weights)
     rows, kinds, scalars = _roles(direction)
     table = table_of([weights, weights if backups is None else backups, *rows, *states], CHUNK, check)
-    partials = _partials(table)
+    partials = partials_of(table)
     one = partials if grad_scale is None or found_inf is None else None  # some pointer where none is read
     pointers = {
         "rules": numbers(tuple(rules), device),
         "grad_scale": one if grad_scale is None else grad_scale.to(device, torch.float32),
         "found_inf": one if found_inf is None else found_inf.to(device, torch.float32),
     }
-    _launch(
+    launch(
         device_code.update,
         table,
         scalars | pointers | {"partials": partials, "factor": float(scale)},
@@ -319,4 +267,4 @@ def _update(
     if not flags["NORM"]:
         return None
     count("finish", 1)
-    return _finish(partials, 1)[0]
+    return finish(partials, 1)[0]
