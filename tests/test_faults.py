@@ -6,7 +6,7 @@ from parts import BatchNormNet, assert_same, differs, rows, weights_of
 from transformers import TrainerCallback
 
 from hf_sharp_unlearn import ASAM, SAM, NegGradPlus, SharpMinMax
-from hf_sharp_unlearn.kernels import tiled
+from hf_sharp_unlearn.kernels import tiled, tiles
 
 DATA = rows(24, shape=(1, 5, 5))
 METHODS = [NegGradPlus(0.8), NegGradPlus(0.8, SAM(0.2)), NegGradPlus(0.8, ASAM(1.0), "forget"), SharpMinMax(0.8)]
@@ -132,6 +132,7 @@ def test_an_interrupt_in_the_middle_of_a_sweep(make_trainer, monkeypatch, method
     trainer = make_trainer(method, model=BatchNormNet(), data=DATA, max_steps=4)
     monkeypatch.setattr("hf_sharp_unlearn.update.must_stay", lambda weights: in_place)
     trainer.add_callback(before := Before())
+    monkeypatch.setattr(tiles, "SMALL", 0)  # a tensor at a time, small as they are
     monkeypatch.setattr(tiled, "_displace", wrapped := Interrupt(tiled._displace, tensor, after))
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
@@ -165,6 +166,7 @@ def test_an_interrupt_in_the_middle_of_a_restore(make_trainer, monkeypatch, meth
 
     trainer = make_trainer(method, model=BatchNormNet(), data=DATA, max_steps=4)
     monkeypatch.setattr("hf_sharp_unlearn.update.must_stay", lambda weights: True)
+    monkeypatch.setattr(tiles, "SMALL", 0)
     monkeypatch.setattr(tiled, "restore", interrupted)
     trainer.add_callback(before := Before())
     with pytest.raises(KeyboardInterrupt):

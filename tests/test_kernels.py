@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_parts import DEVICE, ETAS, SHAPES, Guarded, assert_equal, backends, bool_masks, copies, others, tensors
 
-from hf_sharp_unlearn.kernels import SGD, AdamW, Direction, reference, tiled
+from hf_sharp_unlearn.kernels import SGD, AdamW, Direction, reference, tiled, tiles
 
 few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NONE = [None] * len(SHAPES)
@@ -227,6 +227,17 @@ def test_any_sizes_and_alignments_and_nothing_else_is_written(
         for guarded in (w, out, state, *roles):
             guarded.check()
     assert_equal(results[kernels], results[reference])
+
+
+@pytest.mark.parametrize("small", [0, 10, 1 << 20])
+def test_small_tensors_are_worked_on_together_with_the_same_result(monkeypatch, small):
+    """All one by one, some together, all together; each with its own eta or rule."""
+    expected = everything(reference, torch.float32, True, 0.3, False)
+    monkeypatch.setattr(tiles, "SMALL", small)
+    monkeypatch.setattr(tiles, "TILE", 1000)
+    found = everything(tiled, torch.float32, True, 0.3, False)
+    assert_equal(found[1], expected[1])
+    torch.testing.assert_close(found[0], expected[0], **summed(tiled))
 
 
 @backends

@@ -246,7 +246,7 @@ def adamw(
         if not skip:
             decay, rest1, beta2, rest2, root, eps, size = rule.factors()
             averages[i].add_((d - averages[i]).mul_(rest1))
-            squares[i].mul_(beta2).add_((d * d).mul_(rest2))
+            squares[i].mul_(beta2).add_((d * rest2).mul_(d))
             denominator = squares[i].sqrt().mul_(root).add_(eps)
             x = x * decay - (averages[i] * size).div_(denominator)
         weight.copy_(x)

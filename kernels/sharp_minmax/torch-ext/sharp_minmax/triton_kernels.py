@@ -247,7 +247,7 @@ def update(pointers, numel, tensor_of, offset_of, rules, partials, grad_scale, f
             m = tl.load(s1 + o, mask=live, other=0.0)
             v = tl.load(s2 + o, mask=live, other=0.0)
             new_m = m + (d - m) * c1
-            new_v = v * c2 + d * d * c3
+            new_v = v * c2 + d * c3 * d
             denominator = tl.sqrt_rn(new_v) * c4 + c5
             new = x * c0 - tl.div_rn(new_m * c6, denominator)
             if SKIPS:
