@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo test test-gpu lint benchmark clean
 
 $(STAMP): pyproject.toml setup.py
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -17,14 +17,19 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	HF_HUB_OFFLINE=1 $(VENV)/bin/pytest -q
+	HF_HUB_OFFLINE=1 $(VENV)/bin/pytest -q -n 2 --dist loadgroup
+
+# The kernel and optimizer tests on a GPU instead of Triton's interpreter.
+test-gpu: $(STAMP)
+	GPU_TESTS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/pytest -q tests/test_kernels.py tests/test_kernel_checks.py \
+		tests/test_optim.py tests/test_table.py tests/test_gpu.py
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
 benchmark: $(STAMP)
-	$(VENV)/bin/python benchmarks/step.py
+	$(VENV)/bin/sharp-unlearn benchmark
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo_output

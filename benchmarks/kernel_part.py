@@ -89,50 +89,54 @@ def copy_bandwidth(device: torch.device, rounds: int, mebibytes: int) -> float:
     return 2 * source.nbytes / statistics.median(times) / 1e6
 
 
-def agree(shapes, device: torch.device, clip: bool, names: Sequence[str]) -> None:
-    """Every provider must make the same step before any is timed."""
-    ends = {}
-    for name in ("reference", *names):
+def agree(name: str, clip: bool, shapes, device: torch.device) -> None:
+    """A provider must make the step that the reference makes before it is timed."""
+    if name == "compiled":
+        return  # it would compile once more; the tests compare it
+    ends = []
+    for provider in ("reference", name):
         data = Data.make(shapes, device)
-        make(name, data, clip and "one_sweep" not in name).run()
-        ends[name] = data.w
-        if clip and "one_sweep" in name:
-            ends.pop(name)
-    for name, found in ends.items():
-        for i, (a, b) in enumerate(zip(found, ends["reference"], strict=True)):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=lambda m, n=name, k=i: f"{n}, tensor {k}: {m}")
+        make(provider, data, clip).run()
+        ends.append(data.w)
+    for i, (a, b) in enumerate(zip(*ends, strict=True)):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=lambda m, k=i: f"tensor {k}: {m}")
 
 
-def measure(shape: str, device: torch.device, clip: bool, names: list[str], rounds: int) -> list[dict]:
-    """One row a provider. A provider that cannot run here is left out, and its reason printed."""
+def measure(shape: str, device: torch.device, names: list[str], rounds: int) -> list[dict]:
+    """One row a provider, without and with clipping. What cannot run here is left out, and its reason printed.
+
+    All run in turn, round by round, on the same tensors. `compiled` comes when the others are done: the threads of its
+    code spin on a CPU's cores.
+    """
     shapes = SHAPES[shape]()
     data = Data.make(shapes, device)
     parameters = sum(w.numel() for w in data.w)
-    providers, facts, kept = {}, {}, []
-    for name in names:
-        if clip and "one_sweep" in name:
-            continue  # it cannot know the norm in time
-        try:
-            provider = make(name, data, clip)
-            provider.run()  # compiles
-            kept.append(name)
-        except Exception as error:
-            tqdm.write(f"{name} is left out: {type(error).__name__}: {str(error).splitlines()[0][:150]}")
-            continue
-        providers[name] = provider
-        facts[name] = cost(name, provider, device)
-    agree(shapes if parameters < 1e8 else shapes[-20:], device, clip, [n for n in kept if n != "compiled"])
-    clock, times = Clock(device), {name: [] for name in providers}
-    for turn in tqdm(range(rounds + 1), desc=f"{shape}{', clipping' if clip else ''}", leave=False):
-        for name, provider in providers.items():
-            elapsed = clock(provider.run)
-            if turn:  # the first round is a warm-up
-                times[name].append(elapsed)
+    variants = [(n, clip) for clip in (False, True) for n in names if not (clip and n.endswith("one_sweep"))]
+    facts, times, clock = {}, {}, Clock(device)
+    for last in (False, True):
+        providers = {}
+        for name, clip in variants:
+            if (name == "compiled") is not last:
+                continue
+            try:
+                provider = make(name, data, clip)
+                provider.run()  # compiles
+                facts[name, clip] = cost(name, provider, device)
+                agree(name, clip, shapes if parameters < 1e8 else shapes[-20:], device)
+            except Exception as error:
+                tqdm.write(f"{name} is left out: {type(error).__name__}: {str(error).splitlines()[0][:150]}")
+                continue
+            providers[name, clip], times[name, clip] = provider, []
+        for turn in tqdm(range(rounds + 1), desc=shape, leave=False, disable=not providers):
+            for key, provider in providers.items():
+                elapsed = clock(provider.run)
+                if turn:  # the first round is a warm-up
+                    times[key].append(elapsed)
     bandwidth = copy_bandwidth(device, rounds, 256 if device.type == "cpu" else 2048)
     rows = []
-    for name in providers:
-        low, middle, high = quantiles(times[name])
-        moved = facts[name]["bytes"]
+    for name, clip in (key for key in variants if key in times):
+        low, middle, high = quantiles(times[name, clip])
+        moved = facts[name, clip]["bytes"]
         rows.append(
             {
                 "part": "kernels",
@@ -148,9 +152,9 @@ def measure(shape: str, device: torch.device, clip: bool, names: list[str], roun
                 "gb_per_s": round(moved / middle / 1e6, 1) if moved else "",
                 "copy_gb_per_s": round(bandwidth, 1),
                 "share_of_copy": round(moved / middle / 1e6 / bandwidth, 3) if moved else "",
-                "launches": facts[name]["launches"],
-                "counted": facts[name]["counted"],
-                "peak_mib": facts[name]["peak"],
+                "launches": facts[name, clip]["launches"],
+                "counted": facts[name, clip]["counted"],
+                "peak_mib": facts[name, clip]["peak"],
                 "rounds": rounds,
             }
         )

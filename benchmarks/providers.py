@@ -166,14 +166,14 @@ class Library:
         self.masks = self.kernels.pack(data.masks, data.w)
         self.none = [None] * len(data.w)
         self.rules = [SGD(LR, MOMENTUM, 0.0, DECAY)] * len(data.w)
-        self.out = [torch.empty_like(w) for w in data.w]  # compose must not overwrite r1 here: it is used again
 
     def run(self) -> None:
         d, k = self.data, self.kernels
         sums = k.norms(d.w, [d.r0, d.f0], self.none, self.masks, [False, True]).tolist()
         k.displace(d.w, d.r0, d.shadows, self.none, RHO / sums[0] ** 0.5, self.masks, False)
         k.displace(d.w, d.f0, d.shadows, self.none, RHO / sums[1] ** 0.5, self.masks, True)
-        grads, squares = k.compose(Direction(None, d.r1, d.f0, d.f1, self.masks), self.out)
+        # Over r1, as in the trainer; composing again gives the same.
+        grads, squares = k.compose(Direction(None, d.r1, d.f0, d.f1, self.masks))
         norm = squares.item() ** 0.5
         scale = min(1.0, LIMIT / (norm + 1e-6)) if self.clip else 1.0
         k.sgd(d.w, Direction(r0=grads), d.momenta, self.rules, scale)

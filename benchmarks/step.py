@@ -1,18 +1,11 @@
-"""Time of one optimizer step, as ratios from one run.
+"""What a Sharp MinMax step costs: its kernel part, fused and unfused, and whole training steps.
 
-    trainer        transformers.Trainer on the same samples: one forward-backward over retain and forget together
-    trainer_2      the same with gradient accumulation: two forward-backwards, of the sizes that NegGrad+ has
-    neggrad        NegGrad+ on the same samples (two forward-backwards of half the size)
-    neggrad_asam   NegGrad+ with ASAM: each stream forwarded twice
-    sharp_minmax   Sharp MinMax: each stream forwarded twice, its own perturbation for each
+    sharp-unlearn benchmark                    both parts, on the GPU if there is one: about 15 minutes on 2 CPU cores
+    sharp-unlearn benchmark --part kernels --shapes resnet50 llama-1b odd
+    python benchmarks/step.py --part training --models resnet18 --batch 128
 
-Ratios: neggrad / trainer (aim 1.05), sharp_minmax / neggrad (2.0 by counting passes, aim 2.15). Variants are timed in
-turn, in rounds, so that a change in the machine's speed meets all of them; reported are the median over rounds of the
-ratio within a round, with the quartiles. The first round is a warm-up and is not counted.
-
-    python benchmarks/step.py [--model resnet18] [--image 32] [--batch 32] [--steps 6] [--rounds 9]
-
-Each run appends a row per ratio to benchmarks/results/step.csv.
+Rows are appended to kernels.csv and training.csv in the output folder, and a plot of the kernel part is drawn there.
+Everything in a row comes from one run: ratios, and the copy bandwidth that byte rates are compared with.
 """
 
 import argparse
@@ -20,164 +13,166 @@ import csv
 import datetime
 import os
 import platform
-import statistics
-import tempfile
-import time
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+import subprocess
 
 import torch
 import transformers
-from torch.utils.data import Dataset
-from tqdm.auto import tqdm
-from transformers import AutoModelForImageClassification, TimmWrapperConfig, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
 
-import hf_sharp_unlearn as library
-from hf_sharp_unlearn import ASAM, NegGradPlus, SharpMinMax, UnlearningArguments, UnlearningTrainer
+import hf_sharp_unlearn
+from hf_sharp_unlearn.benchmarks import kernel_part, providers
+from hf_sharp_unlearn.benchmarks.shapes import SHAPES
 
-RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "step.csv")
-RATIOS = (("neggrad", "trainer"), ("neggrad", "trainer_2"), ("neggrad_asam", "neggrad"), ("sharp_minmax", "neggrad"))
+HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-class Noise(Dataset):
-    """Images in memory: the loader costs the same for everyone and next to nothing."""
-
-    def __init__(self, count: int, size: int, first: int = 0):
-        generator = torch.Generator().manual_seed(first)
-        self.pixels = torch.randn((count, 3, size, size), generator=generator)
-        self.labels = torch.randint(10, (count,), generator=generator).tolist()
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitem__(self, index):
-        return {"pixel_values": self.pixels[index], "labels": self.labels[index]}
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number >= 1")
+    return value
 
 
-class Clock(TrainerCallback):
-    """Seconds of each optimizer step, loading included."""
-
-    def __init__(self):
-        self.times, self.last = [], None
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        if self.last is not None:  # the first step of a run also starts the loader
-            self.times.append(now - self.last)
-        self.last = now
-
-
-def build(options) -> torch.nn.Module:
-    torch.manual_seed(0)
-    config = TimmWrapperConfig(
-        architecture=options.model,
-        num_labels=10,
-        pretrained_cfg={"input_size": [3, options.image, options.image], "mean": [0.5] * 3, "std": [0.5] * 3},
-    )
-    return AutoModelForImageClassification.from_config(config)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    kernels, training = parser.add_argument_group("kernel part"), parser.add_argument_group("training steps")
+    parser.add_argument("--part", choices=("all", "kernels", "training"), default="all", help="what to time")
+    parser.add_argument("--rounds", type=positive, default=9, help="counted rounds; all variants run in each")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the kernel part runs")
+    parser.add_argument("--output-dir", default=None, help="folder of the results (benchmarks/results in a checkout)")
+    kernels.add_argument("--shapes", nargs="+", choices=sorted(SHAPES), default=None,
+                         help="lists of tensors; default: all on a GPU, resnet50 and odd on a CPU")  # fmt: skip
+    kernels.add_argument("--providers", nargs="+", default=None, help="per_tensor, foreach, compiled, reference, "
+                         "tiled, triton, tiled_one_sweep, triton_one_sweep; default: all that run here")  # fmt: skip
+    training.add_argument("--models", nargs="+", default=["resnet50", "llama-small"],
+                          help="llama-small, or timm architectures")  # fmt: skip
+    training.add_argument("--batch", type=positive, default=32, help="samples a stream and step")
+    training.add_argument("--size", type=positive, default=None, help="pixels a side (32) or tokens a sample (64)")
+    training.add_argument("--steps", type=positive, default=4, help="timed steps a variant and round")
 
 
-def step_times(variant: str, options, folder: str) -> list[float]:
-    steps = options.steps + 1
-    common = {
-        "output_dir": folder,
-        "max_steps": steps,
-        "learning_rate": 1e-3,
-        "report_to": "none",
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
+def surroundings(device: torch.device) -> dict:
+    """What a row says of the machine and the versions."""
+    gpu = device.type == "cuda"
+    try:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
+        commit = commit.stdout.strip() if commit.returncode == 0 else ""
+    except OSError:
+        commit = ""
+    try:
+        import triton
+
+        version = triton.__version__
+    except ImportError:
+        version = ""
+    return {
+        "device": torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads",
+        "machine": platform.machine(),
+        "date": datetime.date.today().isoformat(),
+        "commit": commit,
+        "version": hf_sharp_unlearn.__version__,
+        "torch": torch.__version__,
+        "triton": version,
+        "transformers": transformers.__version__,
     }
-    clock, model = Clock(), build(options)
-    count = options.batch * steps
-    retain, forget = Noise(count, options.image), Noise(count, options.image, 1)
-    if variant.startswith("trainer"):
-        parts = 2 if variant == "trainer_2" else 1
-        args = TrainingArguments(
-            **common,
-            optim="sgd",
-            optim_args="momentum=0.9",
-            lr_scheduler_type="constant",
-            per_device_train_batch_size=2 * options.batch // parts,
-            gradient_accumulation_steps=parts,
-        )
-        union = torch.utils.data.ConcatDataset([retain, forget])
-        trainer = Trainer(model, args, train_dataset=union, callbacks=[clock])
-    else:
-        method = {
-            "neggrad": NegGradPlus(0.97),
-            "neggrad_asam": NegGradPlus(0.97, ASAM(1.0)),
-            "sharp_minmax": SharpMinMax(0.97, ASAM(1.0)),
-        }[variant]
-        args = UnlearningArguments(**common, per_device_train_batch_size=options.batch)
-        trainer = UnlearningTrainer(
-            model, args, method=method, forget_dataset=forget, retain_dataset=retain, callbacks=[clock]
-        )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    return clock.times
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet18", help="timm architecture")
-    parser.add_argument("--image", type=int, default=32, help="pixels a side")
-    parser.add_argument("--batch", type=int, default=32, help="samples a stream and step")
-    parser.add_argument("--steps", type=int, default=6, help="timed steps a variant and round")
-    parser.add_argument("--rounds", type=int, default=9, help="counted rounds")
-    options = parser.parse_args()
-    variants = sorted({name for pair in RATIOS for name in pair})
-    rounds = []
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in tqdm(range(options.rounds + 1), desc="rounds"):
-            rounds.append({v: statistics.median(step_times(v, options, folder)) for v in variants})
-    rounds = rounds[1:]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    parameters = sum(weight.numel() for weight in build(options).parameters())
-    print(
-        f"{options.model}, {parameters / 1e6:.1f} M parameters, {options.image} px, {options.batch} + {options.batch}"
-    )
-    print(f"{device}; torch {torch.__version__}, transformers {transformers.__version__}; {options.rounds} rounds")
-    for v in variants:
-        print(f"  {v:<13} {1e3 * statistics.median(r[v] for r in rounds):8.1f} ms a step")
-    rows = []
-    for above, below in RATIOS:
-        ratios = [r[above] / r[below] for r in rounds]
-        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-        print(f"  {above} / {below}: {middle:.3f} (quartiles {low:.3f} - {high:.3f})")
-        rows.append(
-            {
-                "date": datetime.date.today().isoformat(),
-                "version": library.__version__,
-                "ratio": f"{above}/{below}",
-                "median": f"{middle:.4f}",
-                "quartile_low": f"{low:.4f}",
-                "quartile_high": f"{high:.4f}",
-                "rounds": options.rounds,
-                "steps": options.steps,
-                "model": options.model,
-                "parameters": parameters,
-                "image": options.image,
-                "batch": options.batch,
-                "device": device,
-                "machine": platform.machine(),
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            }
-        )
-    os.makedirs(os.path.dirname(RESULTS), exist_ok=True)
-    new = not os.path.exists(RESULTS)
-    with open(RESULTS, "a", newline="") as file:
+def append(path: str, rows: list[dict]) -> None:
+    new = not os.path.exists(path)
+    with open(path, "a", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         if new:
             writer.writeheader()
         writer.writerows(rows)
-    print(f"appended to {os.path.relpath(RESULTS)}")
+    print(f"appended to {os.path.relpath(path)}")
+
+
+def time_kernels(options, device: torch.device, folder: str, around: dict) -> None:
+    shapes = options.shapes or (list(SHAPES) if device.type == "cuda" else ["resnet50", "odd"])
+    names = options.providers or providers.names_for(device)
+    rows = []
+    for shape in shapes:
+        found = kernel_part.measure(shape, device, names, options.rounds)
+        rows += [row | around for row in found]
+        for clip in (False, True):
+            mine = [row for row in found if row["clipping"] is clip]
+            print(f"\n{shape}{', clipping' if clip else ''}: {mine[0]['tensors']} tensors, "
+                  f"{mine[0]['parameters'] / 1e6:.1f} M parameters, copy {mine[0]['copy_gb_per_s']} GB/s")  # fmt: skip
+            slowest = next((r["ms_50"] for r in mine if r["provider"] == "per_tensor"), None)
+            for row in mine:
+                ratio = f"{slowest / row['ms_50']:5.2f}x per_tensor" if slowest else ""
+                cost = f"{row['bytes_a_parameter'] or '?':>6} B/param {row['launches'] or '-':>5} {row['counted']}"
+                times = f"{row['ms_50']:9.3f} ms ({row['ms_20']:.3f} - {row['ms_80']:.3f})"
+                print(f"  {row['provider']:<16} {times} {ratio}  {cost}")
+    append(os.path.join(folder, "kernels.csv"), rows)
+    draw(rows, os.path.join(folder, f"kernels_{device.type}.png"))
+
+
+def draw(rows: list[dict], path: str) -> None:
+    """Bars of the kernel part's time, one panel a shape; whiskers from the 20th to the 80th percentile."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shapes = list(dict.fromkeys(row["shape"] for row in rows))
+    figure, axes = plt.subplots(1, len(shapes), figsize=(5 * len(shapes), 3.6), squeeze=False, layout="constrained")
+    for axis, shape in zip(axes[0], shapes, strict=True):
+        names = list(dict.fromkeys(row["provider"] for row in rows if row["shape"] == shape))
+        for k, clip in enumerate((False, True)):
+            mine = {r["provider"]: r for r in rows if r["shape"] == shape and r["clipping"] is clip}
+            places = [i + (k - 0.5) * 0.38 for i, name in enumerate(names) if name in mine]
+            found = [mine[name] for name in names if name in mine]
+            middle = [r["ms_50"] for r in found]
+            around = [[m - r["ms_20"] for m, r in zip(middle, found, strict=True)],
+                      [r["ms_80"] - m for m, r in zip(middle, found, strict=True)]]  # fmt: skip
+            axis.barh(places, middle, 0.36, xerr=around, color=("#4c72b0", "#dd8452")[k],
+                      label="clipped to norm 1" if clip else "no clipping", error_kw={"lw": 0.8})  # fmt: skip
+        first = next(r for r in rows if r["shape"] == shape)
+        axis.set_yticks(range(len(names)), names)
+        axis.invert_yaxis()
+        axis.set_xlabel("ms, median and 20th to 80th percentile")
+        axis.set_title(
+            f"{shape}: {first['tensors']} tensors, {first['parameters'] / 1e6:.1f} M parameters", fontsize=10
+        )
+    axes[0][0].legend(fontsize=8)
+    first = rows[0]
+    figure.suptitle(f"Kernel part of a Sharp MinMax step, {first['device']}, torch {first['torch']}", fontsize=11)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    print(f"drawn: {os.path.relpath(path)}")
+
+
+def time_training(options, folder: str, around: dict) -> None:
+    from hf_sharp_unlearn.benchmarks import training
+
+    rows = []
+    for model in options.models:
+        size = options.size or (64 if model == "llama-small" else 32)
+        found = training.measure(model, size, options.batch, options.steps, options.rounds)
+        rows += [row | around for row in found]
+        print(f"\n{model}: {found[0]['parameters'] / 1e6:.1f} M parameters, {options.batch} + {options.batch} samples")
+        for row in found:
+            print(f"  {row['ratio']:<38} {row['ratio_50']:.3f} ({row['ratio_20']:.3f} - {row['ratio_80']:.3f})   "
+                  f"{row['ms_above']:.0f} / {row['ms_below']:.0f} ms")  # fmt: skip
+    append(os.path.join(folder, "training.csv"), rows)
+
+
+def run(options: argparse.Namespace) -> None:
+    gpu = torch.cuda.is_available()
+    device = torch.device(options.device if options.device != "auto" else "cuda" if gpu else "cpu")
+    if device.type == "cuda" and not gpu:
+        raise ValueError("--device cuda: torch sees no GPU. Use --device cpu.")
+    here = os.path.join(HERE, "results")
+    folder = options.output_dir or (here if os.path.isdir(here) else "benchmark_output")
+    os.makedirs(folder, exist_ok=True)
+    around = surroundings(device)
+    print(", ".join(f"{name} {value}" for name, value in around.items() if value))
+    if options.part != "training":
+        time_kernels(options, device, folder, around)
+    if options.part != "kernels":
+        time_training(options, folder, around)
 
 
 if __name__ == "__main__":
-    main()
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(arguments)
+    run(arguments.parse_args())

@@ -16,7 +16,10 @@ import torch  # noqa: E402
 from parts import Mlp, rows  # noqa: E402
 
 from hf_sharp_unlearn import UnlearningArguments, UnlearningTrainer, split_forget  # noqa: E402
+from hf_sharp_unlearn.kernels import tiles  # noqa: E402
 
+if os.environ.get("GPU_TESTS") != "1":
+    tiles.TILE = 1 << 17  # so that the tests' tensors have more than one
 torch.set_num_threads(1)  # bitwise claims need one order of summation; the models are tiny
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("codegen")  # one worker compiles
 TARGETS, DTYPES = ("sm_80", "sm_90", "gfx942"), ("fp32", "bf16")
 
 

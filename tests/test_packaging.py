@@ -21,7 +21,7 @@ def wheel(tmp_path_factory):
     environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     # setuptools leaves its build folder beside the sources: build from a copy of what is tracked.
     source = tmp_path_factory.mktemp("source")
-    for name in ("hf_sharp_unlearn", "kernels", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("hf_sharp_unlearn", "kernels", "benchmarks", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
         subprocess.run(["cp", "-r", os.path.join(ROOT, name), str(source)], check=True)
     subprocess.run([*command, "--wheel-dir", str(out), str(source)], check=True, env=environment, timeout=300)
     (path,) = out.glob("*.whl")
@@ -32,7 +32,7 @@ def test_the_wheel_holds_the_package_and_nothing_else_at_the_top(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert tops == {"hf_sharp_unlearn", f"hf_sharp_unlearn-{hf_sharp_unlearn.__version__}.dist-info"}
-    assert "hf_sharp_unlearn/kernels/reference.py" in names
+    assert {"hf_sharp_unlearn/kernels/reference.py", "hf_sharp_unlearn/benchmarks/step.py"} <= set(names)
     modules = {name for _, name, _ in pkgutil.walk_packages(hf_sharp_unlearn.__path__, "hf_sharp_unlearn.")}
     for module in modules:
         stem = module.replace(".", "/")

@@ -15,7 +15,7 @@ from .checks import check_compose, check_displace, check_norms, check_update
 from .direction import NARROW, SGD, AdamW, Direction
 from .meter import count
 from .reference import Masks, in_order, restore
-from .tiles import Scratch, tiles_of, walk
+from .tiles import SCRATCH, Scratch, tiles_of, walk
 
 __all__ = ["adamw", "compose", "displace", "norms", "pack", "perturb", "restore", "sgd"]
 
@@ -53,7 +53,7 @@ def norms(
     insides = [None] * len(gradients) if insides is None else insides
     check_norms(weights, gradients, etas, masks, insides, _word(weights))
     masks = None if all(inside is None for inside in insides) else masks
-    scratch, total = Scratch(), [0.0] * len(gradients)
+    scratch, total = SCRATCH, [0.0] * len(gradients)
     for indices, tensors in walk(etas, [weights, masks, *gradients]):
         eta = etas[indices[0]]
         for w, m, *tiles in tiles_of(*tensors):
@@ -88,7 +88,7 @@ def displace(
 ) -> None:
     """See `reference.displace`."""
     check_displace(weights, grads, outs, etas, masks, _word(weights))
-    scratch = Scratch()
+    scratch = SCRATCH
     for indices, (w, g, out, m) in walk(etas, [weights, grads, outs, masks], written=[2]):
         _displace(w, g, out, etas[indices[0]], scale, m, inside, scratch)
     count("displace", 0, weights, grads, outs, masks)
@@ -122,7 +122,7 @@ def perturb(
 ) -> None:
     """See `reference.perturb`."""
     check_displace(weights, grads, backups, etas, masks, _word(weights))
-    scratch = Scratch()
+    scratch = SCRATCH
     for indices, (w, g, m) in walk(etas, [weights, grads, masks], written=[0]):
         torch._foreach_copy_([backups[i] for i in indices], [weights[i] for i in indices])
         saved.extend(indices)
@@ -135,7 +135,7 @@ def compose(
 ) -> tuple[list[Tensor], Tensor]:
     """See `reference.compose`."""
     outs = check_compose(direction, outs, accumulate, _word(outs or next(iter(direction.lists().values()), ())))
-    read, scratch, total = direction.lists(), Scratch(), 0.0
+    read, scratch, total = direction.lists(), SCRATCH, 0.0
     for _, tensors in walk([None] * len(outs), [outs, direction.masks, *read.values()], written=[0]):
         for o, m, *halves in tiles_of(*tensors):
             into = None if accumulate or o.dtype in NARROW else o
@@ -242,7 +242,7 @@ def _sweep(
     """Compose each tile of d; `update(rule, x, d, *states, out, scratch)` writes the new weights to `out`."""
     skip = found_inf is not None and bool(found_inf != 0)
     scale = scale if grad_scale is None else scale / grad_scale.item()
-    read, scratch, total = direction.lists(), Scratch(), 0.0
+    read, scratch, total = direction.lists(), SCRATCH, 0.0
     lists = [weights, backups, direction.masks, *states, *read.values()]
     written = [0, *(3 + k for k, state in enumerate(states) if state is not None)]
     for indices, tensors in walk(rules, lists, written):
