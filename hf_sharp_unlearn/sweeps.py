@@ -2,7 +2,7 @@
 
 How weights are perturbed: w + eps is written to a shadow, and the parameter points to the shadow during the pass. The
 weights themselves are never written to, so nothing can damage them, and nothing has to be copied back: 12 bytes a
-parameter instead of 24 (read w and g, write the shadow; against backup, perturb and restore). Where a parameter's
+parameter instead of 28 (read w and g, write the shadow; against backup, perturb and restore). Where a parameter's
 address must stay (`in_place`: a compiled model, or a parameter that is part of a larger block of memory, as in cuDNN's
 recurrent layers) it is backed up, moved in place and restored from the backup.
 """

@@ -1,0 +1,40 @@
+"""On a GPU only (`make test-gpu`): the trainer with the Triton kernels, and launches counted by the profiler.
+
+The kernel, optimizer and table tests run there too, on the real kernels instead of the interpreter. Memory errors:
+
+    GPU_TESTS=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck .venv/bin/python -m pytest -q \
+        tests/test_kernels.py -k triton
+"""
+
+import pytest
+import torch
+from parts import images, timm_resnet, weights_of
+
+from hf_sharp_unlearn import ASAM, NegGradPlus, SharpMinMax
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+
+
+@pytest.mark.parametrize("method", [SharpMinMax(0.8), NegGradPlus(0.8, ASAM(1.0))], ids=str)
+def test_training_on_the_gpu_is_the_same_with_triton_and_with_the_reference(make_trainer, method):
+    ends = []
+    for backend in ("reference", "triton"):
+        torch.manual_seed(0)
+        trainer = make_trainer(method, model=timm_resnet(), data=images(24), max_steps=3, use_cpu=False,
+                               kernel_backend=backend)  # fmt: skip
+        trainer.train()
+        ends.append(weights_of(trainer.model))
+    for name in ends[0]:
+        torch.testing.assert_close(ends[0][name], ends[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_auto_takes_triton_and_the_profiler_sees_at_most_12_launches(make_trainer):
+    trainer = make_trainer(SharpMinMax(0.8), model=timm_resnet(), data=images(24), max_steps=3, use_cpu=False)
+    trainer.train()
+    assert trainer._kernels.__name__.endswith("multi_tensor")
+    names = ("norms", "finish", "displace", "compose", "update", "copy")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        again = make_trainer(SharpMinMax(0.8), model=timm_resnet(), data=images(24), max_steps=2, use_cpu=False)
+        again.train()
+    launches = sum(event.count for event in profile.key_averages() if event.key in names)
+    assert 0 < launches <= 2 * 12
