@@ -96,8 +96,9 @@ def agree(name: str, clip: bool, shapes, device: torch.device) -> None:
     ends = []
     for provider in ("reference", name):
         data = Data.make(shapes, device)
-        make(provider, data, clip).run()
-        ends.append(data.w)
+        step = make(provider, data, clip)
+        step.run()
+        ends.append(step.weights)
     for i, (a, b) in enumerate(zip(*ends, strict=True)):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=lambda m, k=i: f"tensor {k}: {m}")
 

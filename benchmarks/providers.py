@@ -56,6 +56,7 @@ class PerTensor:
     def __init__(self, data: Data, clip: bool):
         self.data, self.clip = data, clip
         self.inverse = [~mask for mask in data.masks]
+        self.weights = [w.clone() for w in data.w]  # its own: their addresses change in every step
 
     def run(self) -> None:
         d = self.data
@@ -67,13 +68,13 @@ class PerTensor:
             coefficient = torch.clamp(LIMIT / (norm + 1e-6), max=1.0)
             for g in grads:
                 g.mul_(coefficient)
-        for w, g, v in zip(d.w, grads, d.momenta, strict=True):
+        for w, g, v in zip(self.weights, grads, d.momenta, strict=True):
             g = g.add(w, alpha=DECAY)
             v.mul_(MOMENTUM).add_(g)
             w.add_(v, alpha=-LR)
 
     def half(self, first: list[Tensor], second: list[Tensor], masks: list[Tensor], sign: float) -> list[Tensor]:
-        weights, state = self.data.w, []
+        weights, state = self.weights, []
         for g, m in zip(first, masks, strict=True):
             g.mul_(m)
         scale = RHO / torch.norm(torch.stack([(1.0 * g).norm(p=2) for g in first]))
@@ -90,6 +91,10 @@ class PerTensor:
 
 class Foreach(PerTensor):
     """The same with torch's multi-tensor functions, in as few passes as they allow (lam = 1), and its fused SGD."""
+
+    def __init__(self, data: Data, clip: bool):
+        super().__init__(data, clip)
+        self.weights = data.w
 
     def run(self) -> None:
         d = self.data
@@ -130,6 +135,7 @@ class Compiled(PerTensor):
 
     def __init__(self, data: Data, clip: bool):
         super().__init__(data, clip)
+        self.weights = data.w
         self.second = [torch.empty_like(w) for w in data.w]
         self.step = torch.compile(self.one_step, fullgraph=True, dynamic=False)
 
@@ -161,7 +167,7 @@ class Library:
     """A backend, in the plan of `UnlearningTrainer`: norms, two shadows, compose with its norm, update."""
 
     def __init__(self, data: Data, clip: bool, backend: str):
-        self.data, self.clip = data, clip
+        self.data, self.clip, self.weights = data, clip, data.w
         self.kernels = kernels.load(backend)
         self.masks = self.kernels.pack(data.masks, data.w)
         self.none = [None] * len(data.w)
@@ -198,6 +204,9 @@ def make(name: str, data: Data, clip: bool):
     if name.endswith("_one_sweep"):
         return OneSweep(data, clip, name.removesuffix("_one_sweep"))
     return Library(data, clip, name)
+
+
+PROVIDERS = ("per_tensor", "foreach", "compiled", *(b + s for b in kernels.BACKENDS for s in ("", "_one_sweep")))
 
 
 def names_for(device: torch.device) -> list[str]:

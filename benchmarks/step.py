@@ -40,8 +40,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", default=None, help="folder of the results (benchmarks/results in a checkout)")
     kernels.add_argument("--shapes", nargs="+", choices=sorted(SHAPES), default=None,
                          help="lists of tensors; default: all on a GPU, resnet50 and odd on a CPU")  # fmt: skip
-    kernels.add_argument("--providers", nargs="+", default=None, help="per_tensor, foreach, compiled, reference, "
-                         "tiled, triton, tiled_one_sweep, triton_one_sweep; default: all that run here")  # fmt: skip
+    kernels.add_argument("--providers", nargs="+", choices=providers.PROVIDERS, default=None,
+                         help="ways to do it; default: all that run here")  # fmt: skip
     training.add_argument("--models", nargs="+", default=["resnet50", "llama-small"],
                           help="llama-small, or timm architectures")  # fmt: skip
     training.add_argument("--batch", type=positive, default=32, help="samples a stream and step")
@@ -94,6 +94,8 @@ def time_kernels(options, device: torch.device, folder: str, around: dict) -> No
         rows += [row | around for row in found]
         for clip in (False, True):
             mine = [row for row in found if row["clipping"] is clip]
+            if not mine:
+                continue
             print(f"\n{shape}{', clipping' if clip else ''}: {mine[0]['tensors']} tensors, "
                   f"{mine[0]['parameters'] / 1e6:.1f} M parameters, copy {mine[0]['copy_gb_per_s']} GB/s")  # fmt: skip
             slowest = next((r["ms_50"] for r in mine if r["provider"] == "per_tensor"), None)
@@ -110,6 +112,8 @@ def time_kernels(options, device: torch.device, folder: str, around: dict) -> No
             )
             missing[-1] |= {"device": "GPU", **dict.fromkeys(("ms_20", "ms_50", "ms_80"), "not measured")}
         print("\ntriton: not measured, there is no GPU here; run the same command on a machine with one")
+    if not rows:
+        raise ValueError(f"--providers {' '.join(names)}: none of them can run here.")
     append(os.path.join(folder, "kernels.csv"), rows + missing)
     draw(rows, os.path.join(folder, f"kernels_{device.type}.png"))
 

@@ -3,8 +3,8 @@
 How weights are perturbed: w + eps is written to a shadow, and the parameter points to the shadow during the pass. The
 weights themselves are never written to, so nothing can damage them, and nothing has to be copied back: 12 bytes a
 parameter instead of 28 (read w and g, write the shadow; against backup, perturb and restore). Where a parameter's
-address must stay (`in_place`: a compiled model, or a parameter that is part of a larger block of memory, as in cuDNN's
-recurrent layers) it is backed up, moved in place and restored from the backup.
+address must stay (`in_place`: a compiled model, a parameter that is part of a larger block of memory, as in cuDNN's
+recurrent layers, or one that a buffer is a view of) it is backed up, moved in place and restored from the backup.
 """
 
 import math
@@ -26,9 +26,13 @@ def packed(masks: Mapping[str, Tensor], module: nn.Module, kernels: ModuleType) 
     return {name: kernels.pack([mask], [weights[name].detach()])[0] for name, mask in masks.items()}
 
 
-def must_stay(weights: Sequence[Tensor]) -> bool:
-    """True if some weight is part of a larger block of memory: then what else lies there may be read by address."""
-    return any(weight.untyped_storage().nbytes() != weight.nbytes for weight in weights)
+def must_stay(module: nn.Module) -> bool:
+    """True if something else lies in, or is a view of, a trainable weight's memory: a pass may read it there."""
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    weights = [w for w in module.parameters() if w.requires_grad]
+    others = tensors.keys() - {id(w) for w in weights}
+    blocks = {tensors[i].untyped_storage().data_ptr() for i in others if tensors[i].numel()}
+    return any(w.untyped_storage().nbytes() != w.nbytes or w.untyped_storage().data_ptr() in blocks for w in weights)
 
 
 class Sweeps:

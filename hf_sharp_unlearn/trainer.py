@@ -227,6 +227,8 @@ class UnlearningTrainer(UpdateHooks, Trainer):
             raise
         finally:
             self._shadows.clear()
+            self._last_window = None  # it knows where the weights lay
+            self._unstage()
 
     # ---- the partition ----
 

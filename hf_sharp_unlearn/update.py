@@ -22,7 +22,7 @@ class UpdateHooks:
         """Raises ValueError for a `kernel_backend` that cannot run here."""
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         # A graph that was compiled or captured may hold the addresses of the parameters.
-        self._in_place = bool(self.args.torch_compile) or must_stay(weights)
+        self._in_place = bool(self.args.torch_compile) or must_stay(self.model)
         self._kernels: ModuleType = kernels.backend_for(self.args.device, weights, self.args.kernel_backend)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -61,10 +61,16 @@ class UpdateHooks:
         limit = self.args.max_grad_norm
         scale = min(1.0, limit / (norm + 1e-6)) if limit and limit > 0 else 1.0  # torch's clip_grad_norm_
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-        if isinstance(optimizer, optim.SGD | optim.AdamW):
+        if isinstance(optimizer, optim.SGD | optim.AdamW) and optimizer.can_sweep:
             optimizer.stage(scale=scale, backend=self._kernels)
         elif scale < 1:
             torch._foreach_mul_(self._gradients(), scale)
+
+    def _unstage(self) -> None:
+        """A step that was staged and never made, because a callback raised, is not the user's next one."""
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        if isinstance(optimizer, optim.SGD | optim.AdamW):
+            optimizer.unstage()
 
     def _gradients(self) -> list[Tensor]:
         return [weight.grad for weight in self._last_window.params if weight.grad is not None]

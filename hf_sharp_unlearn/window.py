@@ -83,7 +83,7 @@ class Window:
         self.sweeps = Sweeps(
             self.params,
             None if masks is None else [masks[name] for name, _ in named],
-            backend_for(self._device, {w.dtype for w in self.params}) if kernels is None else kernels,
+            backend_for(self._device, self.params) if kernels is None else kernels,
             {} if shadows is None else shadows,
             in_place,
             measure,
@@ -156,7 +156,8 @@ class Window:
         lengths = self.sweeps.lengths(sharpness, parts)
         if not self.scaled:
             self._require_finite("gradient norm of the perturbation", {"clean": sum(lengths)})
-        return [length if math.isfinite(length) else 0.0 for length in lengths]
+        tiny = sharpness.rho / torch.finfo(torch.float32).max  # rho / length must be a float32
+        return [length if math.isfinite(length) and length > tiny else 0.0 for length in lengths]
 
     @contextlib.contextmanager
     def perturbed(

@@ -9,6 +9,7 @@ import torch
 from parts import Mlp, assert_same
 
 HERE = os.path.dirname(__file__)
+pytestmark = pytest.mark.xdist_group("ddp")  # one worker makes what the tests share
 
 
 def launch(out, processes: int) -> list[dict]:

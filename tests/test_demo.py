@@ -12,6 +12,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_sharp_unlearn import cli, demo
 
+pytestmark = pytest.mark.xdist_group("demo")  # one worker makes what the tests share
+
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):

@@ -271,3 +271,39 @@ def test_the_norm_of_tiny_and_of_huge_gradients(kernels, size):
     assert found == pytest.approx(size * 1000**0.5, rel=1e-5)
     _, squares = kernels.compose(Direction(r0=g))
     assert squares.sqrt().item() == pytest.approx(size * 1000**0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("kernels", [reference, tiled])
+def test_weights_with_gaps_are_worked_on_by_shape(kernels):
+    """A slice of a larger tensor: gradients of it are dense, so no two lists share an order of memory."""
+    block = torch.randn(8, 12, generator=torch.Generator().manual_seed(0))
+    w, dense = [block[:, :6]], [block[:, :6].clone()]
+    g = [torch.randn(8, 6, generator=torch.Generator().manual_seed(1))]
+    results = []
+    for weights in (w, dense):
+        masks = kernels.pack([g[0] > 0], weights)
+        out, v = [torch.empty(8, 6)], [torch.zeros(8, 6)]
+        length = kernels.norms(weights, [g], [0.1], masks, [True])
+        kernels.displace(weights, g, out, [0.1], 0.3, masks, True)
+        d, _ = kernels.compose(Direction(None, copies(g), out, g, masks), [torch.empty(8, 6)])
+        kernels.perturb(weights, g, [torch.empty(8, 6)], [None], 0.3, [])
+        kernels.sgd(weights, Direction(r0=d), v, [SGD(0.1, 0.9, 0.0, 0.01)])
+        results.append([length, out[0], d[0], v[0], weights[0]])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_scratch_memory_serves_every_mode():
+    """Made under inference mode, or another default device, it must still serve training."""
+    w, g, out = [torch.ones(100_000)], [torch.ones(100_000)], [torch.empty(100_000)]
+    tiles.SCRATCH._buffers.clear()
+    with torch.inference_mode():
+        tiled.displace(w, g, [torch.empty(100_000)], [0.1], 0.5)
+    torch.set_default_device("meta")
+    try:
+        tiled.norms(w, [g], [0.1])
+        tiled.displace(w, g, out, [0.1], 0.5)
+    finally:
+        torch.set_default_device(None)
+    tiled.sgd(w, Direction(r0=g), [torch.zeros(100_000)], [SGD(0.1, 0.9, 0.0, 0.1)])
+    torch.testing.assert_close(out[0], torch.full((100_000,), 1 + 0.5 * 1.1**2))

@@ -11,6 +11,7 @@ import pytest
 import hf_sharp_unlearn
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+pytestmark = pytest.mark.xdist_group("packaging")  # one worker makes what the tests share
 
 
 @pytest.fixture(scope="module")

@@ -71,9 +71,19 @@ def test_tables_are_found_by_address_size_and_dtype_and_checked_when_made():
     assert find([list(tensors)]) is first and len(checked) == 1
     assert find([[tensors[0], tensors[1][:16]]]) is not first, "another size at the same address"
     assert find([[tensors[0], tensors[1].view(torch.int32)]]) is not first, "another dtype at the same address"
+    square = [tensors[0].view(8, 8), tensors[1].view(4, 8)]
+    assert find([[square[0].t(), square[1]]]) is not find([square]), "another order of memory at the same address"
     other = find([[tensors[0], block(32)]])
     assert other is not first and other.chunks is first.chunks, "chunk lists depend on sizes and alignment alone"
-    assert len(checked) == 4
+    assert len(checked) == 6
+
+
+def test_a_gradient_in_another_order_at_the_same_address_is_refused():
+    triton = load("triton")
+    w, g, out = (block(16).view(4, 4) for _ in range(3))
+    triton.displace([w], [g], [out], [None], 1.0)
+    with pytest.raises(ValueError, match=r"grads\[0\] has strides"):
+        triton.displace([w], [g.t()], [out], [None], 1.0)
 
 
 def test_a_table_of_freed_tensors_does_not_serve_others():

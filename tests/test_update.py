@@ -45,9 +45,9 @@ def trained(make_trainer, method, **arguments):
 @pytest.mark.parametrize("backend", ["tiled", "triton"])
 def test_training_is_the_same_on_every_backend(make_trainer, method, backend):
     expected, _, trainer = trained(make_trainer, method, kernel_backend="reference", max_steps=3)
-    assert trainer._last_window.sweeps._kernels is load("reference")
+    assert trainer._kernels is load("reference")
     found, _, trainer = trained(make_trainer, method, kernel_backend=backend, max_steps=3)
-    assert trainer._last_window.sweeps._kernels is load(backend)
+    assert trainer._kernels is load(backend)
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6)
 
@@ -256,6 +256,78 @@ def test_a_parameter_in_a_larger_block_is_perturbed_where_it_is(make_trainer):
     other.train()
     assert_same(weights_of(trainer.model), weights_of(other.model))
     assert torch.equal(block, torch.cat([weight.detach().reshape(-1) for weight in model.parameters()]))
+
+
+def test_a_buffer_that_is_a_view_of_a_weight_sees_the_perturbation(make_trainer):
+    class Aliased(Mlp):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("alias", self.second.weight.data)
+            self.same = []
+
+        def forward(self, x, labels=None):
+            self.same.append(torch.equal(self.alias, self.second.weight))
+            return super().forward(x, labels)
+
+    trainer = make_trainer(NegGradPlus(0.8, SAM(0.2)), model=Aliased(), max_steps=2)
+    trainer.train()
+    assert len(trainer.model.same) == 8 and all(trainer.model.same)
+
+
+def test_a_weight_with_gaps_in_memory_is_trained(make_trainer):
+    model, plain = Mlp(), Mlp()
+    block = torch.zeros(8, 12)
+    block[:, :6] = model.first.weight.data
+    model.first.weight.data = block[:, :6]
+    for method in (SharpMinMax(0.8), NegGradPlus(0.8, SAM(0.2))):
+        ends = []
+        for network in (model, plain):
+            trainer = make_trainer(method, model=network, max_steps=2)
+            trainer.train()
+            ends.append(weights_of(trainer.model))
+        for name in ends[0]:
+            torch.testing.assert_close(ends[0][name], ends[1][name])
+
+
+def test_a_step_that_a_callback_prevented_is_not_the_next_one(make_trainer):
+    class Stop(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            raise RuntimeError("stop")
+
+    model = Mlp()
+    optimizer = optim.SGD(model.parameters(), lr=1.0)
+    trainer = make_trainer(SharpMinMax(0.8), model=model, max_grad_norm=1e-3, trainer={"optimizers": (optimizer, None)})
+    trainer.add_callback(Stop())
+    with pytest.raises(RuntimeError, match="stop"):
+        trainer.train()
+    before, grads = weights_of(model), {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    optimizer.step()
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight.detach(), before[name] - grads[name])
+
+
+@pytest.mark.filterwarnings("ignore:.*independent of the scale")
+def test_an_optimizer_with_amsgrad_takes_torchs_step_with_the_clipped_gradient(make_trainer):
+    ends = []
+    for kind in (optim.AdamW, torch.optim.AdamW):
+        model = Mlp()
+        optimizer = kind(model.parameters(), lr=0.01, amsgrad=True)
+        trainer = make_trainer(SharpMinMax(0.8), model=model, max_steps=3, max_grad_norm=0.01,
+                               trainer={"optimizers": (optimizer, None)})  # fmt: skip
+        trainer.train()
+        ends.append(weights_of(model))
+    assert_same(*ends)
+
+
+def test_a_gradient_too_small_to_be_scaled_is_no_perturbation(make_trainer):
+    """rho / || g || must be a float32: the step is then the plain one, not inf."""
+
+    def tiny(outputs, inputs):
+        return outputs["logits"].square().mean() * 1e-42
+
+    trainer = make_trainer(NegGradPlus(0.5, SAM(0.2), retain_loss=tiny, forget_loss=tiny), max_steps=2)
+    trainer.train()
+    assert all(torch.isfinite(weight).all() for weight in trainer.model.parameters())
 
 
 @pytest.mark.parametrize("backend", ["tiled", "triton"])

@@ -9,6 +9,7 @@ Every backend is a module with the functions of `reference.py` and the same sign
                 TRITON_INTERPRET=1 it runs on the CPU, slowly, for tests.
 """
 
+import functools
 import importlib
 import warnings
 from collections.abc import Sequence
@@ -55,6 +56,20 @@ def backend_for(device: torch.device, weights: Sequence[torch.Tensor] = (), name
     return reference if reason else load(wanted)
 
 
+@functools.cache
+def _trial(backend: ModuleType, device: torch.device) -> str | None:
+    """Triton compiles when it first launches: without a C compiler, or on a GPU that it does not know, that fails."""
+    if device.type not in GPUS or not torch.get_device_module(device).is_available():
+        return None
+    try:
+        one = [torch.ones(16, device=device)]
+        if backend.norms(one, [one], [None]).item() == 16:
+            return None
+        return "a trial launch gave a wrong sum."
+    except Exception as error:  # whatever the compiler or the driver raises
+        return f"a trial launch failed ({type(error).__name__}: {error})."
+
+
 def _obstacle(name: str, device: torch.device, weights: Sequence[torch.Tensor]) -> str | None:
     """Why a backend cannot run; None if it can."""
     if name == "tiled" and device.type != "cpu":
@@ -71,5 +86,6 @@ def _obstacle(name: str, device: torch.device, weights: Sequence[torch.Tensor]) 
             return f"it computes on float32 and bfloat16, some weights are {min(map(str, odd))}."
         if not all(map(is_dense, weights)):
             return "some weights have gaps or overlaps in memory."
+        return _trial(backend, device)
     load(name)  # an unknown name raises
     return None

@@ -45,7 +45,7 @@ def check_lists(
             raise ValueError(f"{name}[{i}] has shape {tuple(theirs[i])}, {first}[{i}] has {tuple(shapes[i])}.")
         if list(map(Tensor.stride, values)) != strides:
             for i, (a, b) in enumerate(zip(values, base, strict=True)):
-                if layout(a) != layout(b):
+                if layout(a) != layout(b) and is_dense(b):  # with gaps there is no order of memory to share
                     raise ValueError(
                         f"{name}[{i}] has strides {a.stride()}, {first}[{i}] has {b.stride()}: kernels walk memory in "
                         f"one order. Copy it: torch.empty_like({first}[{i}]).copy_({name}[{i}])."
@@ -116,15 +116,7 @@ def check_displace(weights, grads, outs, etas, masks, mask, dense=False) -> None
 
 def check_compose(direction: Direction, outs, accumulate, mask, dense=False) -> Sequence[Tensor]:
     """Check, and return where d goes."""
-    lists = direction.lists()
-    if not lists:
-        raise ValueError("The direction has no gradient: pass r0, r1 or f0.")
-    if (direction.lam_retain not in (0, 1) and direction.r1 is not None and direction.r0 is None) or (
-        direction.f1 is not None and direction.lam_forget != 0 and direction.f0 is None
-    ):
-        raise ValueError("The direction mixes two gradients of one half, and the clean one (r0 or f0) is None.")
-    if direction.masks is None and (direction.f0 is not None):
-        raise ValueError("direction.masks=None with a forget half: pack one bool mask per weight.")
+    lists = _check_direction(direction)
     if outs is None:
         if accumulate:
             raise ValueError("accumulate=True needs outs: the tensors that d is added to.")
@@ -134,8 +126,22 @@ def check_compose(direction: Direction, outs, accumulate, mask, dense=False) -> 
     return outs
 
 
+def _check_direction(direction: Direction) -> dict:
+    """The lists that are read, if they make a direction."""
+    if (direction.lam_retain != 1 and direction.r1 is not None and direction.r0 is None) or (
+        direction.f1 is not None and direction.f0 is None
+    ):
+        raise ValueError("The direction needs the clean gradient of a half (r0 or f0), and it is None.")
+    lists = direction.lists()
+    if not lists:
+        raise ValueError("The direction has no gradient: pass r0, r1 or f0.")
+    if direction.masks is None and direction.f0 is not None:
+        raise ValueError("direction.masks=None with a forget half: pack one bool mask per weight.")
+    return lists
+
+
 def check_update(weights, direction, states, rules, backups, mask, dense=False) -> None:
-    lists = {"weights": weights, **direction.lists(), "masks": direction.masks, "backups": backups, **states}
+    lists = {"weights": weights, **_check_direction(direction), "masks": direction.masks, "backups": backups, **states}
     wide = torch.float32 if weights and weights[0].dtype in NARROW else (weights[0].dtype if weights else None)
     _check(lists, {"masks": mask} | dict.fromkeys(states, wide), dense, rules=rules)
     check_outputs("weights", [*weights, *(t for values in states.values() for t in values or ())])

@@ -2,8 +2,8 @@
 number of tensors (see `table`). Functions and results are those of `reference`: perturb, displace, restore, compose and
 SGD bit for bit (up to the sign of a zero), AdamW with correctly rounded square roots, sums of squares in float64.
 
-Everything is asynchronous: nothing here waits for the device. CUDA graphs may capture a step whose addresses stay the
-same, once its tables exist; scalars are then frozen.
+Everything is asynchronous: nothing here waits for the device. Capture in a CUDA graph is not supported: tables are
+uploaded when addresses change, and dropped when they have not been used for long.
 """
 
 from collections.abc import Sequence

@@ -12,8 +12,8 @@ There are two chunk lists: "vector" for tensors whose pointers are all multiples
 multiple of 16 elements, so that every dtype from 1 to 4 bytes moves 16 bytes a load; "scalar" for the others. Empty
 tensors have no chunks.
 
-Tables are kept and found again by addresses and sizes, never by `id()`: what an address and a byte count say about
-memory stays true whatever tensor it belongs to.
+Tables are kept and found again by addresses, shapes, dtypes and orders of memory, never by `id()`: what these say about
+memory stays true whatever tensor they belong to.
 """
 
 from collections import OrderedDict
@@ -27,7 +27,7 @@ from torch import Tensor
 ALIGNMENT = 16  # bytes of a pointer, elements of a length
 KEPT = 128  # tables; a step of Sharp MinMax uses about six
 
-_nbytes, _dtype = attrgetter("nbytes"), attrgetter("dtype")
+_shape, _dtype = attrgetter("shape"), attrgetter("dtype")
 
 
 class Chunks(NamedTuple):
@@ -79,8 +79,9 @@ def table_of(rows: Sequence[Sequence[Tensor] | None], chunk: int, check) -> Tabl
     a table is made, not when one is found."""
     device = rows[0][0].device
     pointers = tuple(None if row is None else tuple(map(Tensor.data_ptr, row)) for row in rows)
-    sizes = tuple(None if row is None else tuple(map(_nbytes, row)) for row in rows)
-    dtypes = tuple(None if row is None else tuple(map(_dtype, row)) for row in rows)
+    facts = tuple(None if row is None else (*map(_shape, row), *map(_dtype, row), _order(row)) for row in rows)
+    # A table is made on a stream and serves that stream: its memory may be given away when it is dropped.
+    stream = None if device.type == "cpu" else torch.get_device_module(device).current_stream(device)
 
     def make() -> Table:
         check()
@@ -92,7 +93,12 @@ def table_of(rows: Sequence[Sequence[Tensor] | None], chunk: int, check) -> Tabl
         numel, chunks, total = _chunk_lists.find(key, lambda: _cut(*key))
         return Table(_upload(filled, torch.int64, device), numel, chunks, total)
 
-    return _tables.find((pointers, sizes, dtypes, chunk, device), make)
+    return _tables.find((pointers, facts, chunk, device, stream), make)
+
+
+def _order(row: Sequence[Tensor]) -> tuple | None:
+    """Strides, unless all tensors of the row are contiguous: then shapes say it all, and this is called every sweep."""
+    return None if all(map(Tensor.is_contiguous, row)) else tuple(map(Tensor.stride, row))
 
 
 def _cut(numels, vector, chunk, device) -> tuple[Tensor, list[Chunks], int]:
@@ -120,5 +126,5 @@ def numbers(values: tuple, device: torch.device) -> Tensor:
 
 def _upload(values, dtype: torch.dtype, device: torch.device) -> Tensor:
     """One copy that the host does not wait for; torch keeps the pinned memory until it is done."""
-    host = torch.tensor(values, dtype=dtype)
+    host = torch.tensor(values, dtype=dtype, device="cpu")
     return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)

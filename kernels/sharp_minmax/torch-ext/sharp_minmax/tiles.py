@@ -23,7 +23,8 @@ class Scratch(threading.local):
         """`size` elements, at most a tile; the same memory for the same name. What lies there is of no use."""
         key = name, dtype, TILE
         if key not in self._buffers:
-            self._buffers[key] = torch.empty(TILE, dtype=dtype)
+            with torch.inference_mode(False):  # the buffer outlives the caller's mode
+                self._buffers[key] = torch.empty(TILE, dtype=dtype, device="cpu")
         return self._buffers[key][:size]
 
     def like(self, tile: Tensor, number: int) -> Tensor:
@@ -37,7 +38,8 @@ class Scratch(threading.local):
         """A 1 of the tile's dtype, for `addcmul`."""
         key = "one", tile.dtype
         if key not in self._buffers:
-            self._buffers[key] = torch.ones((), dtype=tile.dtype)
+            with torch.inference_mode(False):
+                self._buffers[key] = torch.ones((), dtype=tile.dtype, device="cpu")
         return self._buffers[key]
 
     def wide(self, tile: Tensor, number: int) -> Tensor:
