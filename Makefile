@@ -22,7 +22,7 @@ test: $(STAMP)
 # The kernel and optimizer tests on a GPU instead of Triton's interpreter.
 test-gpu: $(STAMP)
 	GPU_TESTS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/pytest -q tests/test_kernels.py tests/test_kernel_checks.py \
-		tests/test_optim.py tests/test_table.py tests/test_gpu.py
+		tests/test_optim.py tests/test_optim_staging.py tests/test_table.py tests/test_gpu.py
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check --fix .
