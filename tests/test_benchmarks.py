@@ -30,6 +30,7 @@ def test_providers_make_the_same_step_twice(name, clip):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own, on some versions
 @pytest.mark.parametrize("clip", [False, True])
 def test_the_compiled_provider_makes_the_same_step(clip):
     pytest.importorskip("torch._inductor")

@@ -53,8 +53,9 @@ def _on(device: torch.device):
 def finish(partials: Tensor, lists: int) -> Tensor:
     total = partials.numel() // lists
     sums = torch.empty(lists, dtype=torch.float64, device=partials.device)
+    block = 1 << max(total - 1, 0).bit_length() if INTERPRETED else 1024
     with _on(partials.device):
-        device_code.finish[(lists,)](partials, sums, total, BLOCK=1024)
+        device_code.finish[(lists,)](partials, sums, total, BLOCK=block, WHOLE=INTERPRETED)
     return sums
 
 

@@ -3,6 +3,9 @@
 Compile-time flags: VEC (16-byte accesses; the host promises alignment), DT and ST (dtypes of weights and of state),
 INSIDE_* (0: every element, 1: the mask's part, 2: the rest), which lists exist. Arithmetic is float32, in the order of
 `reference`, without fused multiply-adds (the host compiles with enable_fp_fusion=False); sums of squares are float64.
+
+Where a block is a whole chunk (in the interpreter) loops have one turn, known beforehand: the interpreter of Triton
+3.6 cannot loop to a number that the kernel has loaded.
 """
 
 import triton
@@ -66,7 +69,7 @@ def norms(pointers, numel, tensor_of, offset_of, etas, partials, tensors, first,
     eta = tl.load(etas + tensor)
     sum_a = tl.zeros((BLOCK,), tl.float64)
     sum_b = tl.zeros((BLOCK,), tl.float64)
-    for low in range(0, size, BLOCK):
+    for low in range(0, CHUNK if BLOCK == CHUNK else size, BLOCK):
         o = low + tl.arange(0, BLOCK)
         live = o < size
         x = _select(tl.load(a + o, mask=live, other=0.0).to(tl.float32), mask, o, live, INSIDE_0)
@@ -87,11 +90,11 @@ def norms(pointers, numel, tensor_of, offset_of, etas, partials, tensors, first,
 
 
 @triton.jit(do_not_specialize=["total"])
-def finish(partials, sums, total, BLOCK: tl.constexpr):
+def finish(partials, sums, total, BLOCK: tl.constexpr, WHOLE: tl.constexpr):
     """Program k adds up the partial sums of list k, always in the same order."""
     k = tl.program_id(0)
     accumulated = tl.zeros((BLOCK,), tl.float64)
-    for low in range(0, total, BLOCK):
+    for low in range(0, BLOCK if WHOLE else total, BLOCK):
         o = low + tl.arange(0, BLOCK)
         accumulated += tl.load(partials + k * total + o, mask=o < total, other=0.0)
     tl.store(sums + k, tl.sum(accumulated, 0))
@@ -108,7 +111,7 @@ def displace(pointers, numel, tensor_of, offset_of, etas, scale, tensors,
     out = _at(pointers, 2, tensors, tensor, offset, DT, VEC)
     mask = _at(pointers, 3, tensors, tensor, offset, tl.uint8, VEC)
     eta = tl.load(etas + tensor)
-    for low in range(0, size, BLOCK):
+    for low in range(0, CHUNK if BLOCK == CHUNK else size, BLOCK):
         o = low + tl.arange(0, BLOCK)
         live = o < size
         x = tl.load(w + o, mask=live, other=0.0).to(tl.float32)
@@ -126,7 +129,7 @@ def copy(pointers, numel, tensor_of, offset_of, tensors,
     tensor, offset, size = _chunk(numel, tensor_of, offset_of, CHUNK, BLOCK, VEC)
     source = _at(pointers, 0, tensors, tensor, offset, DT, VEC)
     out = _at(pointers, 1, tensors, tensor, offset, DT, VEC)
-    for low in range(0, size, BLOCK):
+    for low in range(0, CHUNK if BLOCK == CHUNK else size, BLOCK):
         o = low + tl.arange(0, BLOCK)
         tl.store(out + o, tl.load(source + o, mask=o < size), mask=o < size)
 
@@ -185,7 +188,7 @@ def compose(pointers, numel, tensor_of, offset_of, partials, lam_r, lam_f, tenso
     f1 = _at(pointers, 4, tensors, tensor, offset, DT, VEC)
     mask = _at(pointers, 5, tensors, tensor, offset, tl.uint8, VEC)
     squares = tl.zeros((BLOCK,), tl.float64)
-    for low in range(0, size, BLOCK):
+    for low in range(0, CHUNK if BLOCK == CHUNK else size, BLOCK):
         o = low + tl.arange(0, BLOCK)
         live = o < size
         d = _direction(r0, r1, f0, f1, mask, o, live, lam_r, lam_f, R0, R1, F0, F1, MASK, SHARP, OVERLAP)
@@ -235,7 +238,7 @@ def update(pointers, numel, tensor_of, offset_of, rules, partials, grad_scale, f
     if SKIPS:
         keep = tl.load(found_inf) != 0
     squares = tl.zeros((BLOCK,), tl.float64)
-    for low in range(0, size, BLOCK):
+    for low in range(0, CHUNK if BLOCK == CHUNK else size, BLOCK):
         o = low + tl.arange(0, BLOCK)
         live = o < size
         d = _direction(r0, r1, f0, f1, mask, o, live, lam_r, lam_f, R0, R1, F0, F1, MASK, SHARP, OVERLAP)
