@@ -22,6 +22,7 @@ from torch import Tensor
 
 from . import kernels
 from .kernels import Direction
+from .kernels.direction import NARROW
 
 
 class _Staged(NamedTuple):
@@ -186,7 +187,7 @@ def _not_finite(backend: ModuleType, weights: list[Tensor], direction: Direction
 
 
 def _wide(weight: Tensor) -> torch.dtype:
-    return torch.float32 if weight.dtype in (torch.bfloat16, torch.float16) else weight.dtype
+    return torch.float32 if weight.dtype in NARROW else weight.dtype
 
 
 def _moment(state: dict, name: str, weight: Tensor) -> Tensor:
@@ -231,8 +232,10 @@ class AdamW(_Sweeping, torch.optim.AdamW):
         averages, squares, rules = [], [], []
         counters = []
         for weight, (state, group) in zip(weights, owners, strict=True):
-            where = weight.device if group.get("fused") or group.get("capturable") else "cpu"  # as torch has it
-            counters.append(state.setdefault("step", torch.zeros((), dtype=torch.float32, device=where)))
+            if "step" not in state:
+                where = weight.device if group.get("fused") or group.get("capturable") else "cpu"  # as torch has it
+                state["step"] = torch.zeros((), dtype=torch.float32, device=where)
+            counters.append(state["step"])
         for weight, (state, group), count in zip(weights, owners, _counts(counters), strict=True):
             averages.append(_moment(state, "exp_avg", weight))
             squares.append(_moment(state, "exp_avg_sq", weight))
