@@ -1,5 +1,8 @@
 """Snapshots of a module's buffers (BatchNorm statistics, counters), exact whatever a forward does to them."""
 
+import contextlib
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 Snapshot = list[tuple[nn.Module, str, Tensor, Tensor | None]]
@@ -35,3 +38,17 @@ class Buffers:
 
 def _overlaps(buffer: Tensor) -> bool:
     return any(stride == 0 and size > 1 for stride, size in zip(buffer.stride(), buffer.shape, strict=True))
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode inside the block; afterwards its buffers, and the mode of each part, are as before."""
+    modes = {part: part.training for part in module.modules()}
+    buffers = Buffers(module).take()
+    module.eval()
+    try:
+        yield
+    finally:
+        Buffers.put_back(buffers)
+        for part, mode in modes.items():
+            part.training = mode

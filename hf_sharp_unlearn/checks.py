@@ -4,14 +4,15 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 from torch.utils.data import IterableDataset, Subset
 from transformers import TrainingArguments
-from transformers.models.auto import modeling_auto
 from transformers.training_args import OptimizerNames, ParallelMode
 
 from .arguments import UnlearningArguments
+from .classes import check_classes
 from .methods import Method
 from .rng import isolated_rng
 
@@ -79,7 +80,8 @@ def check_hardware(args: TrainingArguments, accelerator: Any, model: nn.Module) 
 
 def check_datasets(method: Method, streams: Mapping[str, Any]) -> None:
     """The streams that the method uses, and the forget set if it partitions the model, must be there."""
-    required = set(method.streams) | ({"forget"} if method.fraction is not None else set())
+    required = {part for s in method.streams for part in (("retain", "forget") if s == "union" else (s,))}
+    required |= {"forget"} if method.fraction is not None else set()
     for stream, dataset in streams.items():
         name = f"{stream}_dataset"
         if dataset is None:
@@ -195,7 +197,7 @@ def check_samples(trainer: Any, stream: str, dataset: Any, own_loss: bool) -> No
                 f"{name}: no label column ({' or '.join(trainer.label_names)}) reaches the model, so it returns no "
                 f"loss. Columns of a sample: {sorted(features)}. Add labels, or pass a {stream}_loss to the method."
             )
-    _check_classes(name, dataset, item, labels, model)
+    check_classes(name, dataset, item, labels, model)
 
 
 def checked_loss(loss: torch.Tensor, rows: int, stream: str) -> torch.Tensor:
@@ -210,66 +212,32 @@ def checked_loss(loss: torch.Tensor, rows: int, stream: str) -> torch.Tensor:
     return loss.reshape(())
 
 
-_CLASSIFIERS = {
-    name
-    for mapping in (
-        modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
-    )
-    for names in mapping.values()
-    for name in ([names] if isinstance(names, str) else names)
-}
+def check_single_step(trainer: Any) -> None:
+    """A method that makes one step computes in full precision and needs no optimizer; some hold much memory."""
+    name = type(trainer.method).__name__
+    if trainer.optimizer is not None or trainer.lr_scheduler is not None:
+        raise ValueError(f"optimizers=...: {name} makes one update by itself. Leave optimizers out.")
+    if trainer.args.fp16:
+        raise ValueError(f"fp16=True: {name} makes its update in full precision. Leave fp16 out.")
+    check_memory(trainer.model, trainer.method, trainer.args.device)
 
 
-def _classes_of(model: nn.Module) -> int | None:
-    """Number of classes that integer labels index: of a classifier's head, or the vocabulary of a language model."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
-    config = getattr(base, "config", None)
-    if any(kind.__name__ in _CLASSIFIERS for kind in type(base).__mro__):
-        single = getattr(config, "problem_type", None) in (None, "single_label_classification")
-        return config.num_labels if single and config.num_labels > 1 else None
-    head = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
-    return getattr(head, "out_features", None)
-
-
-def _check_classes(name: str, dataset: Any, item: Any, labels: list[str], model: nn.Module) -> None:
-    column = next((label for label in labels if isinstance(item, Mapping) and label in item), None)
-    classes = _classes_of(model)
-    if column is None or classes is None:
+def check_memory(model: nn.Module, method: Method, device: torch.device) -> None:
+    """Raise ValueError if a method that holds several vectors of the model's size cannot fit them."""
+    size = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
+    need = method.vectors * size
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    elif device.type == "cpu":
+        free = psutil.virtual_memory().available
+    else:
         return
-    rows = _label_rows(dataset, column)
-    try:
-        values = torch.as_tensor(rows).reshape(-1)
-    except (TypeError, ValueError, RuntimeError):
-        try:
-            values = torch.cat([torch.as_tensor(row).reshape(-1) for row in rows or []])
-        except (TypeError, ValueError, RuntimeError):
-            return  # labels of another kind (strings, say): a transform or collator turns them into numbers
-    if values.is_floating_point():
-        return
-    wrong = values[((values < 0) | (values >= classes)) & (values != -100)]
-    if len(wrong):
+    if need > free:
         raise ValueError(
-            f"{name}: column {column!r} has labels outside the model's {classes} classes, e.g. "
-            f"{wrong[:5].tolist()}. Labels are 0 to {classes - 1}; -100 is ignored."
+            f"method={method!r} holds {method.vectors} vectors of the size of the {size / 2**30:.3g} GiB of trainable "
+            f"weights: it needs {need / 2**30:.3g} GiB beside weights and activations, {device} has {free / 2**30:.3g} GiB "
+            "free. Unlearn LoRA weights, freeze a part of the model, or take another method."
         )
-
-
-def _label_rows(dataset: Any, column: str) -> list | None:
-    """The label of every sample where no sample has to be loaded for it: a table's column, or a list in memory."""
-    if isinstance(dataset, Subset):
-        rows = _label_rows(dataset.dataset, column)
-        return None if rows is None else [rows[i] for i in dataset.indices]
-    if hasattr(dataset, "column_names") and column in dataset.column_names:
-        if dataset.format["type"] == "custom":  # the user's transform decides what a label is
-            return None
-        return list(dataset.with_format(None)[column])
-    if isinstance(dataset, list | tuple) and all(isinstance(row, Mapping) and column in row for row in dataset):
-        return [row[column] for row in dataset]
-    return None
 
 
 def check_best_metric(metric: str | None, splits: list[str]) -> None:

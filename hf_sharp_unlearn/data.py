@@ -1,34 +1,15 @@
-"""The two streams: which forget and retain samples make up a step, and how they reach the model.
+"""The data of a run: the forget set and the retain set, their union, what is evaluated, and how items are counted."""
 
-    position   place in the walk through a data set. Retain: Trainer's own order of the epoch. Forget: passes over the
-               forget set, each freshly shuffled, continuing across epochs; no sample comes twice within a pass.
-    slot       what the sampler yields: (stream, index, epoch, position). What sits at a position is a pure function
-               of (seed, position), so it is the same for any number of workers or processes and after a resume.
-
-A plain data set of pairs cannot do this: its partner sample would have to know the epoch, which data loader workers
-and sharded samplers never learn. So the sampler, which runs in the main process, decides everything.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate.data_loader import SeedableRandomSampler
-from torch.utils.data import RandomSampler, Sampler, Subset
-from transformers import TrainerCallback
+from torch.utils.data import Dataset, Subset
 
-from .rng import derive_seed, isolated_rng, seed_host
+from .rng import derive_seed
 
 COUNTS = "counts"  # key of a micro-batch: stream -> (items, samples)
-
-
-class Slot(NamedTuple):
-    stream: str
-    index: int
-    epoch: int
-    position: int
-    real: bool = True  # False: a filler for a process whose share of a ragged batch is empty; it has weight 0
 
 
 def split_forget(
@@ -65,6 +46,22 @@ def split_forget(
     return Subset(dataset, forget.tolist()), Subset(dataset, retain.tolist())
 
 
+class Union(Dataset):
+    """The retain set followed by the forget set: the stream "union" of methods that train on both as one set."""
+
+    def __init__(self, retain: Any, forget: Any):
+        self.retain, self.forget = retain, forget
+
+    def __len__(self) -> int:
+        return len(self.retain) + len(self.forget)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.forget[index - len(self.retain)] if self.is_forget(index) else self.retain[index]
+
+    def is_forget(self, index: int) -> bool:
+        return index >= len(self.retain)
+
+
 def _checked_indices(name: str, indices: Sequence[int], total: int) -> np.ndarray:
     if not isinstance(indices, torch.Tensor):
         indices = list(indices) if hasattr(indices, "__iter__") else indices
@@ -83,107 +80,6 @@ def _checked_indices(name: str, indices: Sequence[int], total: int) -> np.ndarra
     if len(unique) < len(values):
         raise ValueError(f"{name} repeats rows, e.g. {unique[counts > 1][:5].tolist()}: name each row once.")
     return values
-
-
-class Walk:
-    """The walk through a set of `size` samples: pass after pass, each in an order of its own."""
-
-    def __init__(self, size: int, seed: int):
-        self.size, self.seed = size, seed
-        self._pass, self._order = -1, []
-
-    def __getitem__(self, position: int) -> tuple[int, int]:
-        """Return (index of the sample, pass) at a position >= 0."""
-        number, offset = divmod(position, self.size)
-        if number != self._pass:
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, "forget order", number))
-            self._pass, self._order = number, torch.randperm(self.size, generator=generator).tolist()
-        return self._order[offset], number
-
-
-class StreamBatchSampler(Sampler[list[Slot]]):
-    """Yields micro-batches of slots; `processes` consecutive ones are one global micro-batch, in rank order.
-
-    order: sampler over the anchor set (the set whose one pass is an epoch). sizes: stream -> samples per process and
-    micro-batch; the first stream is the anchor, a second one is the walked forget set. The walk advances in
-    proportion to the anchor, so 4 micro-batches of 8 hold the samples of one of 32, at the ragged end of an epoch too.
-    """
-
-    def __init__(
-        self,
-        order: Sampler[int],
-        sizes: Mapping[str, int],
-        walked: int | None,
-        *,
-        seed: int,
-        processes: int = 1,
-        drop_last: bool = False,
-    ):
-        self.anchor, *others = sizes
-        self.size = sizes[self.anchor]
-        self.other = others[0] if others else None
-        self.other_size = sizes[self.other] if others else 0
-        if isinstance(order, RandomSampler) and not isinstance(order, SeedableRandomSampler):
-            # What accelerate makes of a RandomSampler: the order of epoch e is that of a plain Trainer run.
-            order = SeedableRandomSampler(order.data_source, data_seed=seed)
-        self.order = order
-        self.walk = Walk(walked, seed) if others else None
-        self.seed, self.processes, self.drop_last = seed, processes, drop_last
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        group = self.size * self.processes
-        groups = len(self.order) // group if self.drop_last else -(-len(self.order) // group)
-        return groups * self.processes
-
-    def __iter__(self) -> Iterator[list[Slot]]:
-        epoch = self.epoch
-        anchor = self._anchor_order(epoch)
-        group = self.size * self.processes
-        end = len(anchor) // group * group if self.drop_last else len(anchor)
-        first = epoch * self._walked(end)
-        for low in range(0, end, group):
-            high = min(low + group, end)
-            shares = [self._share(low, high, rank) for rank in range(self.processes)]
-            batches = [
-                [Slot(self.anchor, anchor[position], epoch, position, real) for position, real in share]
-                for share in shares
-            ]
-            if self.walk is not None:
-                low_walk, high_walk = first + self._walked(low), first + self._walked(high)
-                for rank, batch in enumerate(batches):
-                    for position, real in self._share(low_walk, high_walk, rank):
-                        batch.append(Slot(self.other, *self.walk[position], position, real))
-            yield from batches
-
-    def _walked(self, position: int) -> int:
-        """How far the walk has come when the anchor stands at `position`: rounded up, so no micro-batch lacks it."""
-        return -(-position * self.other_size // self.size)
-
-    def _share(self, low: int, high: int, rank: int) -> list[tuple[int, bool]]:
-        """Positions of one process out of [low, high), as even as possible."""
-        count = high - low
-        share = range(low + rank * count // self.processes, low + (rank + 1) * count // self.processes)
-        return [(position, True) for position in share] or [(low, False)]
-
-    def _anchor_order(self, epoch: int) -> list[int]:
-        if isinstance(self.order, SeedableRandomSampler):
-            self.order.set_epoch(epoch)
-            return list(self.order)
-        with isolated_rng():  # samplers that draw from the global generator (group_by_length)
-            seed_host(derive_seed(self.seed, "order", epoch))
-            return list(self.order)
-
-
-class SamplerEpoch(TrainerCallback):
-    """Tells the sampler the epoch. accelerate does so on some paths only: not with several processes, for one."""
-
-    def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
-        sampler = train_dataloader.batch_sampler
-        getattr(sampler, "batch_sampler", sampler).set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 def count_items(features: Mapping[str, Any], label_names: Sequence[str], shift: bool, ignored_pixel: int = -100) -> int:

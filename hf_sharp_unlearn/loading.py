@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import TrainingArguments
 from transformers.trainer_utils import seed_worker
 
-from .data import COUNTS, Slot
+from .data import COUNTS, Union
+from .relabel import RandomLabels
 from .rng import derive_seed, isolated_rng, seed_host
+from .sampling import Slot
 
 
 def _draws_at_random(dataset: Any) -> bool:
@@ -24,6 +26,16 @@ def _draws_at_random(dataset: Any) -> bool:
 
 def _fetch(dataset: Any, indices: list[int], seeds: Callable[[int], int]) -> list[Any]:
     """Rows of one data set; each is drawn from a generator of its own, so augmentation depends on nothing else."""
+    if isinstance(dataset, Union):
+        rows: list[Any] = [None] * len(indices)
+        for part, offset in ((dataset.retain, 0), (dataset.forget, len(dataset.retain))):
+            places = [i for i, index in enumerate(indices) if dataset.is_forget(index) == (part is dataset.forget)]
+            own = _fetch(part, [indices[i] - offset for i in places], lambda i, places=places: seeds(places[i]))
+            for place, row in zip(places, own, strict=True):
+                rows[place] = row
+        return rows
+    if not indices:
+        return []
     if not _draws_at_random(dataset):
         rows = dataset[indices]
         return [{key: values[i] for key, values in rows.items()} for i in range(len(indices))]
@@ -64,11 +76,13 @@ class StreamCollator:
     """Collates each stream by itself and counts its items: {"retain": ..., "forget": ..., "counts": ...}.
 
     collate: stream -> collator of that stream (unused columns already stripped).
-    count: features -> number of items in the loss's mean.
+    count: features -> number of items in the loss's mean. relabel: gives the forget samples other labels.
     """
 
-    def __init__(self, collate: Mapping[str, Callable], count: Callable[[Any], int], seed: int):
-        self.collate, self.count, self.seed = dict(collate), count, seed
+    def __init__(
+        self, collate: Mapping[str, Callable], count: Callable[[Any], int], seed: int, relabel: RandomLabels | None
+    ):
+        self.collate, self.count, self.seed, self.relabel = dict(collate), count, seed, relabel
 
     def __call__(self, fetched: list[tuple[Slot, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = {COUNTS: {}}
@@ -80,6 +94,8 @@ class StreamCollator:
                 slot = mine[0][0]
                 seed_host(derive_seed(self.seed, slot.epoch, slot.position, stream, "collate"))
                 batch[stream] = collate([item for _, item in mine])
+                if self.relabel is not None:
+                    self.relabel(batch[stream], [slot for slot, _ in mine])
                 batch[COUNTS][stream] = (self.count(batch[stream]), len(mine)) if slot.real else (0, 0)
         return batch
 
@@ -110,13 +126,14 @@ def stream_loader(
     collate: Mapping[str, Callable],
     count: Callable[[Any], int],
     seed: int,
+    relabel: RandomLabels | None = None,
 ) -> DataLoader:
     """A loader of micro-batches {stream: features, ..., "counts": ...} with the loader settings of `args`."""
     workers = args.dataloader_num_workers
     return DataLoader(
         StreamDataset(streams, anchor, seed),
         batch_sampler=batch_sampler,
-        collate_fn=StreamCollator(collate, count, seed),
+        collate_fn=StreamCollator(collate, count, seed, relabel),
         num_workers=workers,
         pin_memory=args.dataloader_pin_memory,
         persistent_workers=args.dataloader_persistent_workers,

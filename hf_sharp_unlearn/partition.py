@@ -1,7 +1,8 @@
 """The partition: which parameters belong to the forget part.
 
     saliency   s = | sum over forget samples of grad loss(sample) |     eval mode, fp32, at the starting weights
-    mask       m = 1 on the k = round(fraction * N) largest of all N unique trainable elements, 1 <= k <= N - 1
+    mask       m = 1 on the k = round(fraction * N) largest of all N unique trainable elements; 1 <= k <= N - 1 for a
+               fraction below 1, k = N for 1
     ties       by parameter order, then by index
 
 The sum is signed and the absolute value comes last, as in SalUn (Fan et al., ICLR 2024, arXiv 2310.12508). Made once,
@@ -20,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .buffers import Buffers
+from .buffers import evaluating
 from .distributed import all_reduce_mean
 
 FILE_NAME = "partition.safetensors"
@@ -143,29 +144,24 @@ def gradient_saliency(
     """
     named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     total = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in named.items()}
-    training = {module: module.training for module in model.modules()}
-    buffers = Buffers(model).take()
-    model.eval()
     try:
-        for inputs, items in batches:
-            value = loss(model, inputs)
-            (value * items if value.ndim == 0 else value.sum()).backward()
-            for name, weight in named.items():
-                if weight.grad is not None:
-                    total[name] += weight.grad
-                    weight.grad = None
+        with evaluating(model):
+            for inputs, items in batches:
+                value = loss(model, inputs)
+                (value * items if value.ndim == 0 else value.sum()).backward()
+                for name, weight in named.items():
+                    if weight.grad is not None:
+                        total[name] += weight.grad
+                        weight.grad = None
     finally:
         for weight in named.values():
             weight.grad = None
-        Buffers.put_back(buffers)
-        for module, mode in training.items():
-            module.training = mode
     all_reduce_mean(list(total.values()), processes)  # a mean ranks like a sum
     return {name: value.abs_() for name, value in total.items()}
 
 
 def _size_of_part(fraction: float, total: int) -> int:
-    return min(max(round(fraction * total), 1), total - 1)
+    return total if fraction == 1 else min(max(round(fraction * total), 1), total - 1)
 
 
 def _ordered_bits(value: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from . import kernels, optim
 from .sweeps import must_stay
@@ -26,6 +27,11 @@ class UpdateHooks:
         self._kernels: ModuleType = kernels.backend_for(self.args.device, weights, self.args.kernel_backend)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.method.single_step:  # what the method leaves is the update: w <- w - 1 * update, and nothing else
+            if self.optimizer is None:
+                weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+                self.optimizer = torch.optim.SGD(weights, lr=1.0)
+            return self.optimizer
         if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None or self.method.fraction is None:
             return super().create_optimizer(model)
         cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model if model is None else model)
@@ -35,7 +41,15 @@ class UpdateHooks:
         finally:
             self.optimizer_cls_and_kwargs = None
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        if self.method.single_step and self.lr_scheduler is None:
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, lambda step: 1.0)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def _clip_grad_norm(self, model: nn.Module) -> Any:
+        if self.method.single_step:
+            return None
         norm = self._last_window.norm
         return super()._clip_grad_norm(model) if norm is None else norm
 
@@ -56,6 +70,28 @@ class UpdateHooks:
         if self._last_window.norm is not None:
             self._stage(norm)
         return norm
+
+    # ---- frozen weights: those outside the forget part stay what they are, bit for bit, whatever the optimizer does ----
+
+    _hook: RemovableHandle | None = None
+
+    def _freeze_outside(self, optimizer: torch.optim.Optimizer) -> None:
+        """A gradient of 0 does not keep a weight where it is: decay, momentum and moments move it. Put it back."""
+        named = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        held = [(weight, self.partition.masks[name], weight.detach().clone()) for name, weight in named.items()]
+
+        @torch.no_grad()
+        def put_back(*_: Any) -> None:
+            for weight, mask, value in held:
+                torch.where(mask, weight, value, out=weight)
+
+        self._unfreeze()
+        self._hook = optimizer.register_step_post_hook(put_back)
+
+    def _unfreeze(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
 
     def _stage(self, norm: float) -> None:
         limit = self.args.max_grad_norm

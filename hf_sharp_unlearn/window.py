@@ -3,6 +3,8 @@
 A method's `step` is written with these verbs:
 
     backward(objective)              accumulate the gradient in `.grad`, as plain training does (one-pass methods)
+    population                       whole data sets, for a method that makes one step (see `population`)
+    progress                         share of the run's steps that lie behind, in [0, 1)
     gradient(objective)              return the gradient of the window, `.grad` left empty
     perturbed(sharpness, g, inside)  context: weights at w + eps, eps from g; back bit for bit on leaving, however
     lengths(sharpness, parts)        || T g || of two gradients in one sweep, for `perturbed(..., length=)`
@@ -13,7 +15,8 @@ Rules every pass obeys
 
     weighting    each stream's loss is the mean over the whole window and all processes: a micro-batch's mean is
                  weighted by its share of the items. 8 x 4 equals 32 x 1, ragged windows included.
-    BatchNorm    only clean retain passes move buffers; after any other pass all buffers are put back.
+    BatchNorm    only clean passes over retain data (and over the union) move buffers; after any other pass all buffers
+                 are put back.
     RNG          a second pass (again=True) replays the generators of its first, pass by pass; afterwards they stand
                  where the clean passes left them.
     DDP          `gradient` and the perturbation use the global gradient (sync), or each process its own (local); every
@@ -38,9 +41,13 @@ from .data import COUNTS
 from .distributed import all_reduce_mean, all_true, broadcast_first, fill_missing
 from .kernels import backend_for
 from .kernels.checks import layout
+from .population import Population
 from .rng import RngState
 from .sharpness import Sharpness
 from .sweeps import Gradient, Sweeps
+
+# A term of the objective that needs no data: parameters -> (value, gradient).
+Penalty = Callable[[list[nn.Parameter]], tuple[Tensor, list[Tensor]]]
 
 
 class Window:
@@ -68,9 +75,11 @@ class Window:
         in_place: bool = False,
         measure: bool = False,
         step: int = 1,
+        progress: float = 0.0,
+        population: Population | None = None,
     ):
         self.model, self.batches, self.loss, self.accelerator = model, batches, loss, accelerator
-        self.sync, self.step = sync_perturbation, step
+        self.sync, self.step, self.progress, self.population = sync_perturbation, step, progress, population
         named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
         self.params = [weight for _, weight in named]
         if masks is not None and masks.keys() != {name for name, _ in named}:
@@ -130,12 +139,15 @@ class Window:
 
     # ---- verbs ----
 
-    def backward(self, objective: Mapping[str, float]) -> None:
+    def backward(self, objective: Mapping[str, float], penalty: Penalty | None = None) -> None:
         self._pass(objective, again=False, sync_last=True)
+        self._penalise(penalty, again=False)
 
-    def gradient(self, objective: Mapping[str, float], again: bool = False) -> Gradient:
-        """Gradient of sum over streams of coefficient x mean loss; `again` repeats it at the perturbed weights."""
+    def gradient(self, objective: Mapping[str, float], again: bool = False, penalty: Penalty | None = None) -> Gradient:
+        """Gradient of sum over streams of coefficient x mean loss, plus that of the penalty; `again` repeats it at the
+        perturbed weights."""
         self._pass(objective, again=again, sync_last=False)
+        self._penalise(penalty, again=again)
         gradient = []
         for weight in self.params:
             grad = weight.grad
@@ -147,6 +159,17 @@ class Window:
             fill_missing(gradient, self.params, self._processes)
             all_reduce_mean(gradient, self._processes)
         return gradient
+
+    def whole_gradient(self, objective: Mapping[str, float], again: bool = False) -> Gradient:
+        """As `gradient`, over the whole sets instead of the window."""
+        total: Gradient = [None] * len(self.params)
+        for stream, coefficient in objective.items():
+            gradient, loss = self.population.mean_gradient(stream)
+            total = self.add(torch._foreach_mul(gradient, coefficient), total)
+            if not again:
+                self.stream_losses[stream] = torch.tensor(loss, device=self._device)
+                self._add_to_objective(coefficient * self.stream_losses[stream])
+        return total
 
     def lengths(self, sharpness: Sharpness, *parts: tuple[Gradient, bool | None]) -> list[float]:
         """|| T g || of up to two (gradient, inside), read in one sweep. inside: as in `perturbed`.
@@ -221,7 +244,7 @@ class Window:
                 self._replay[number, stream].restore()
             elif not sync_last:
                 self._replay[number, stream] = RngState(self._device)
-            before = [] if stream == "retain" and not again else self._buffers.take()
+            before = [] if stream in ("retain", "union") and not again else self._buffers.take()
             try:
                 with context:
                     share = self._share_of_mean(number, stream)
@@ -238,8 +261,23 @@ class Window:
             self._require_finite(f"loss in the {'perturbed' if again else 'clean'} pass", losses)
         if not again:
             self.stream_losses.update(losses)
-            value = sum(losses[stream] * coefficient for stream, coefficient in objective.items() if coefficient != 0)
-            self.objective = value if self.objective is None else self.objective + value
+            self._add_to_objective(sum(losses[stream] * objective[stream] for stream in losses))
+
+    def _penalise(self, penalty: Penalty | None, again: bool) -> None:
+        """Add a penalty's gradient to `.grad`. The same on every process, so a mean over processes leaves it."""
+        if penalty is None:
+            return
+        value, gradient = penalty(self.params)
+        if self.scaled:
+            torch._foreach_mul_(gradient, self.accelerator.scaler.get_scale())
+        for weight, grad in zip(self.params, gradient, strict=True):
+            weight.grad = grad if weight.grad is None else weight.grad.add_(grad)
+        if not again:
+            self.stream_losses["penalty"] = value.detach().float()
+            self._add_to_objective(self.stream_losses["penalty"])
+
+    def _add_to_objective(self, value: Tensor) -> None:
+        self.objective = value if self.objective is None else self.objective + value
 
     def _share_of_mean(self, number: int, stream: str) -> Tensor:
         """This micro-batch's contribution to the stream's mean loss over the window and all processes."""
@@ -257,7 +295,7 @@ class Window:
         streams = sorted({stream for batch in self.batches for stream in batch[COUNTS]})
         none = (0, 0)
         counts = [[sum(b[COUNTS].get(stream, none)[k] for b in self.batches) for k in (0, 1)] for stream in streams]
-        if self._processes > 1:
+        if self._processes > 1 and counts:
             tensor = torch.tensor(counts, dtype=torch.int64, device=self._device)
             dist.all_reduce(tensor)
             counts = tensor.tolist()

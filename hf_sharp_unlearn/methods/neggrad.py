@@ -52,9 +52,5 @@ class NegGradPlus(Method):
         if self.perturbation is None or not sharp:
             window.backward(self.weights)
             return
-        g0 = window.gradient(sharp)
-        at_w = window.gradient(flat) if flat else None
-        with window.perturbed(self.perturbation, g0):
-            del g0  # its buffer is free for the second pass
-            g1 = window.gradient(sharp, again=True)
-        window.leave(g1 if at_w is None else window.add(g1, at_w))
+        gradient = self.sharp_gradient(window, sharp)
+        window.leave(window.add(gradient, window.gradient(flat)) if flat else gradient)

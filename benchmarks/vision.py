@@ -1,0 +1,209 @@
+"""Every method with every sharpness, on images, against a retrained model.
+
+    python -m hf_sharp_unlearn.benchmarks.vision --config mini --data cifar100-mini --scores cifar100_cscores_train.npy
+    python -m hf_sharp_unlearn.benchmarks.vision --config cifar100 --data uoft-cs/cifar100 --scores ...   one GPU
+
+A seed's original model is trained on all training data, its reference on the retain set alone, with the same recipe.
+Two forget sets of 6 %: the hardest by score, and random ones. Every configuration is tuned on seed 100 of the hard set,
+by the absolute Tug-of-War, over its six grid points; seeds 0, 1, 2 of both sets are reported with what won there.
+
+Every finished run is a row in the CSV file; a run that is there is not repeated, so the command goes on where it was
+stopped. `--minutes` ends a slice. When all rows are there, tables and a plot are written beside them.
+"""
+
+import argparse
+import contextlib
+import csv
+import multiprocessing
+import os
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+
+from tqdm.auto import tqdm
+
+from hf_sharp_unlearn.benchmarks.step import positive, surroundings
+from hf_sharp_unlearn.benchmarks.vision_configs import CONFIGS
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SELECTIONS = ("hard", "random")
+TUNING_SEED = 100
+SHARE = 0.06
+FIELDS = ("config", "data", "selection", "seed", "name", "rate", "strength", "epochs", "retain", "forget", "test",
+          "tow", "tow_signed", "cpu_seconds", "device", "date", "torch", "transformers", "commit")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A network, how it is trained, and how long unlearning takes."""
+
+    network: str
+    training: dict  # of TrainingArguments: the original and the reference
+    epochs: int  # of unlearning
+    batch: int
+    forget_batch: int
+    augment: bool = False
+
+
+SETUPS = {
+    "mini": Setup(
+        "resnet18-narrow",
+        {"num_train_epochs": 30, "learning_rate": 2e-3, "lr_scheduler_type": "cosine", "optim": "adamw_torch"},
+        epochs=4,
+        batch=64,
+        forget_batch=16,
+    ),
+    "cifar100": Setup(
+        "resnet50",
+        {"num_train_epochs": 200, "learning_rate": 0.1, "lr_scheduler_type": "cosine", "optim": "sgd",
+         "optim_args": "momentum=0.9", "weight_decay": 5e-4, "max_grad_norm": 0.0},
+        epochs=5,
+        batch=256,
+        forget_batch=64,
+        augment=True,
+    ),
+}  # fmt: skip
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", choices=sorted(SETUPS), default="mini", help="network and training recipe")
+    parser.add_argument("--data", default=None, help="folder with train*.parquet and test*.parquet, or a Hub id; "
+                        "default: scikit-learn's digits, 5 %% of them with a wrong label")  # fmt: skip
+    parser.add_argument("--scores", default=None, help=".npy, one score a training row, low = hard (C-scores)")
+    parser.add_argument("--seeds", type=positive, default=3, help="reported seeds 0, 1, ...")
+    parser.add_argument("--workers", type=positive, default=2, help="processes on a CPU, one thread each")
+    parser.add_argument("--minutes", type=float, default=90.0, help="start no further run after so many")
+    parser.add_argument("--only", nargs="+", default=None, metavar="NAME", help="configurations; default: all")
+    parser.add_argument("--max-steps", type=positive, default=None, help="of each training, to try the command out")
+    parser.add_argument("--batch", type=positive, default=None, help="another batch size")
+    parser.add_argument("--work-dir", default="out/vision", help="where trained originals and references are kept")
+    parser.add_argument("--output-dir", default=None, help="folder of the results (benchmarks/results in a checkout)")
+
+
+def jobs_of(stage: str, names: list[str], seeds: int, winners: dict) -> list[dict]:
+    """The runs of a stage. winners: name -> grid point, for the stage "report"."""
+    if stage == "train":
+        pairs = [(TUNING_SEED, "hard"), *((seed, s) for seed in range(seeds) for s in SELECTIONS)]
+        originals = [{"seed": seed, "selection": "", "name": "original"} for seed in (TUNING_SEED, *range(seeds))]
+        return originals + [{"seed": seed, "selection": s, "name": "retrained"} for seed, s in pairs]
+    if stage == "tune":
+        return [
+            {"seed": TUNING_SEED, "selection": "hard", "name": name, "point": point}
+            for name in names
+            for point in CONFIGS[name].grid
+        ]
+    nothing = [{"seed": seed, "selection": s, "name": "do nothing"} for seed in range(seeds) for s in SELECTIONS]
+    return nothing + [
+        {"seed": seed, "selection": selection, "name": name, "point": winners[name]}
+        for name in names
+        for selection in SELECTIONS
+        for seed in range(seeds)
+        if selection == "hard" or not CONFIGS[name].ablation
+    ]
+
+
+def key_of(row: dict) -> tuple:
+    rate, strength = row.get("point") or (row.get("rate", ""), row.get("strength", ""))
+    numbers = ["" if value in ("", None) else f"{float(value):g}" for value in (rate, strength)]
+    return (row["name"], row["selection"], str(row["seed"]), *numbers)
+
+
+def read_rows(path: str, config: str, data: str) -> list[dict]:
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="") as file:
+        return [row for row in csv.DictReader(file) if (row["config"], row["data"]) == (config, data)]
+
+
+def winners_of(rows: list[dict], names: list[str]) -> dict:
+    """name -> the grid point with the highest absolute Tug-of-War on the tuning seed; the first one of equals."""
+    best = {}
+    for name in names:
+        tuned = {key_of(row): float(row["tow"]) for row in rows if row["name"] == name}
+        points = {p: tuned[key_of({"name": name, "selection": "hard", "seed": TUNING_SEED, "point": p})]
+                  for p in CONFIGS[name].grid}  # fmt: skip
+        best[name] = max(points, key=points.get)
+    return best
+
+
+def run(options: argparse.Namespace) -> bool:
+    """Run what is missing. Returns True when every row is there and the tables are written."""
+    from hf_sharp_unlearn.benchmarks import vision_report, vision_run
+
+    results = options.output_dir or os.path.join(HERE, "results")
+    os.makedirs(results, exist_ok=True)
+    os.makedirs(options.work_dir, exist_ok=True)
+    unknown = sorted(set(options.only or ()) - set(CONFIGS))
+    if unknown:
+        raise ValueError(f"--only {unknown}: not a configuration. There are {sorted(CONFIGS)}.")
+    names = list(options.only or CONFIGS)
+    task = vision_run.task_of(options.data, options.scores)
+    path = os.path.join(results, f"vision_{options.config}.csv")
+    settings = vars(options) | {"workers": options.workers}
+    deadline = time.monotonic() + 60 * options.minutes
+    for stage in ("train", "tune", "report"):
+        rows = read_rows(path, options.config, task.name)
+        done = {key_of(row) for row in rows}
+        winners = winners_of(rows, names) if stage == "report" else {}
+        jobs = jobs_of(stage, names, options.seeds, winners)
+        todo = [job for job in jobs if key_of(job) not in done]
+        if stage == "train":  # originals first: a reference tells by how much they differ
+            for kind in ("original", "retrained"):
+                _work([job for job in todo if job["name"] == kind], settings, path, task.name, deadline, kind)
+        else:
+            _work(todo, settings, path, task.name, deadline, stage)
+        rows = read_rows(path, options.config, task.name)
+        if {key_of(job) for job in jobs} - {key_of(row) for row in rows}:
+            print(f"stopped after {options.minutes:g} minutes; the same command goes on from here", flush=True)
+            return False
+    vision_report.write(rows, winners_of(rows, names), results, f"vision_{options.config}_{task.name}")
+    return True
+
+
+def _work(jobs: list[dict], settings: dict, path: str, data: str, deadline: float, title: str) -> None:
+    """Run jobs in worker processes; write a row as soon as a job is done."""
+    from hf_sharp_unlearn.benchmarks import vision_run
+
+    if not jobs:
+        return
+    device = vision_run.device_of()
+    workers = 1 if device.type == "cuda" else min(settings["workers"], len(jobs))
+    context = multiprocessing.get_context("spawn")
+    pending: set[Future] = set()
+    waiting = list(jobs)
+    with ProcessPoolExecutor(workers, context) as pool, tqdm(total=len(jobs), desc=title) as bar:
+        try:
+            while pending or (waiting and time.monotonic() < deadline):
+                while waiting and len(pending) < workers and time.monotonic() < deadline:
+                    pending.add(pool.submit(vision_run.run_job, waiting.pop(0), settings))
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    _append(
+                        path, {"config": settings["config"], "data": data, **surroundings(device), **future.result()}
+                    )
+                    bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _append(path: str, row: dict) -> None:
+    new = not os.path.exists(path)
+    with open(path, "a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, extrasaction="ignore")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add_options(parser)
+    with contextlib.suppress(KeyboardInterrupt):
+        run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

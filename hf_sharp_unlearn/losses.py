@@ -1,0 +1,53 @@
+"""Losses and counts on the logits of a model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """The logits of a model's outputs: a mapping or object with `logits`, or a tuple (loss, logits, ...).
+
+    Raises ValueError for outputs without them.
+    """
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    if logits is None and isinstance(outputs, tuple | list) and len(outputs) > 1:
+        logits = outputs[1]
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"The model returns {type(outputs).__name__} without `logits`: this method compares them.")
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def counted_items(features: Mapping[str, Any], logits: Tensor, label_names: Sequence[str], shift: bool) -> Tensor:
+    """What the mean of the model's loss runs over: a boolean tensor of the shape of the logits without their last
+    dimension, True where a label is counted (not -100). shift: position t predicts label t + 1 (causal LM).
+
+    Raises ValueError where labels and logits (batch, ..., classes) do not fit.
+    """
+    labels = features.get("shift_labels") if "shift_labels" in features else None
+    if labels is None:
+        labels = next((features[name] for name in label_names if features.get(name) is not None), None)
+        if labels is not None and shift and labels.ndim > 1:
+            labels = torch.nn.functional.pad(labels[..., 1:], (0, 1), value=-100)
+    if labels is None:
+        return torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device)
+    if labels.is_floating_point() or labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"Labels of shape {tuple(labels.shape)} ({labels.dtype}) for logits of shape {tuple(logits.shape)}: this "
+            "method needs integer class labels of shape (batch,) or (batch, tokens) and logits with classes last."
+        )
+    return labels != -100
+
+
+def distillation(student: Tensor, teacher: Tensor, items: Tensor, temperature: float) -> Tensor:
+    """T^2 times the mean over the items of KL(softmax(teacher / T) || softmax(student / T)); a scalar >= 0.
+
+    student, teacher: logits (..., classes); items: boolean (...). T^2 keeps the gradient's size when T changes (Hinton
+    et al., arXiv 1503.02531). A mean over no items is nan, as the model's own loss is.
+    """
+    target = (teacher / temperature).log_softmax(-1)
+    guess = (student / temperature).log_softmax(-1)
+    divergence = (target.exp() * (target - guess)).sum(-1)
+    return temperature**2 * torch.where(items, divergence, 0).sum() / items.sum()
