@@ -1,8 +1,8 @@
 """What is compared: methods, sharpness, and the grid that each is tuned on.
 
 Each configuration has six grid points (learning rate, strength), or six learning rates where a method has no strength.
-The points of a method are the same whatever its sharpness, and those of all methods with an alpha are the same. They were
-placed by single trial runs on the tuning seed, so that what is best for SGD does not lie far outside.
+The points of a method are the same whatever its sharpness, and those of all methods with an alpha are the same. They
+were placed by single trial runs on the tuning seed, so that what is best for SGD does not lie far outside.
 """
 
 from collections.abc import Callable

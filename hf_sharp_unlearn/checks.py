@@ -235,8 +235,8 @@ def check_memory(model: nn.Module, method: Method, device: torch.device) -> None
     if need > free:
         raise ValueError(
             f"method={method!r} holds {method.vectors} vectors of the size of the {size / 2**30:.3g} GiB of trainable "
-            f"weights: it needs {need / 2**30:.3g} GiB beside weights and activations, {device} has {free / 2**30:.3g} GiB "
-            "free. Unlearn LoRA weights, freeze a part of the model, or take another method."
+            f"weights: it needs {need / 2**30:.3g} GiB beside weights and activations, {device} has "
+            f"{free / 2**30:.3g} GiB free. Unlearn LoRA weights, freeze a part of the model, or take another method."
         )
 
 

@@ -48,8 +48,8 @@ def classes_to_draw(trainer: Any) -> int:
             ]
     if classes < 2:
         raise ValueError(
-            f"{type(trainer.method).__name__}: the model has {classes} output(s), there is no other label to draw. Random "
-            "labels need a classifier or a language model; pass classes= if the head does not tell."
+            f"{type(trainer.method).__name__}: the model has {classes} output(s), there is no other label to "
+            "draw. Random labels need a classifier or a language model; pass classes= if the head does not tell."
         )
     return classes
 

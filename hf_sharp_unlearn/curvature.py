@@ -3,8 +3,8 @@
 G = E[J^T H J]    J: Jacobian of the logits, H: Hessian of the cross-entropy in the logits, diag(p) - p p^T
 
 G is the Fisher information of a softmax classifier, and its Hessian without the second derivatives of the network; it
-has no negative eigenvalue (Martens, arXiv 1412.1193). A product G v costs a forward and three backward passes, one of them
-through a backward pass: it works for every layer that can be differentiated twice, and holds nothing but vectors.
+has no negative eigenvalue (Martens, arXiv 1412.1193). A product G v costs a forward and three backward passes, one of
+them through a backward pass: it works for every layer that can be differentiated twice, and holds nothing but vectors.
 """
 
 import math
@@ -23,8 +23,8 @@ def gauss_newton_product(
 ) -> Callable[[Vector], tuple[Vector, int]]:
     """Return a function v -> (sum over all items of J^T H J v, number of items).
 
-    batches: iterated anew for each product. logits_and_items(batch): logits (..., classes) with a graph to `params`, and
-    a boolean tensor (...) of what is counted.
+    batches: iterated anew for each product. logits_and_items(batch): logits (..., classes) with a graph to `params`,
+    and a boolean tensor (...) of what is counted.
     """
 
     def product(vector: Vector) -> tuple[Vector, int]:
@@ -50,8 +50,8 @@ def conjugate_gradients(
     """Solve A x = target for a symmetric positive definite A.
 
     Stops when || A x - target || <= tolerance * || target ||, or after `iterations` products. Returns (x, that ratio,
-    products made). The start is x = 0, so an early stop gives a shorter x, never a longer one. Raises FloatingPointError
-    if A is not positive definite along the way, or not finite.
+    products made). The start is x = 0, so an early stop gives a shorter x, never a longer one. Raises
+    FloatingPointError if A is not positive definite along the way, or not finite.
     """
     x = [torch.zeros_like(t) for t in target]
     residual = [t.clone() for t in target]

@@ -1,7 +1,7 @@
 """Whole data sets, for methods that make one step: gradients and curvature of the mean loss over a stream.
 
-The model runs in eval mode (dropout off, BatchNorm at its running statistics): that is the function whose parameters are
-to move. Each process reads its share of the batches; sums are reduced, so every process holds the same vectors.
+The model runs in eval mode (dropout off, BatchNorm at its running statistics): that is the function whose parameters
+are to move. Each process reads its share of the batches; sums are reduced, so every process holds the same vectors.
 """
 
 from collections.abc import Callable, Iterable

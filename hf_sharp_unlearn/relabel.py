@@ -44,8 +44,8 @@ class RandomLabels:
             if labels.is_floating_point() or len(labels) != len(slots):
                 raise ValueError(
                     f"forget_dataset: labels {name!r} of shape {tuple(labels.shape)} and {labels.dtype} for "
-                    f"{len(slots)} samples. Random labels need one row of integer class labels a sample; for others use "
-                    "NegGradPlus or Scrub."
+                    f"{len(slots)} samples. Random labels need one row of integer class labels a sample; for others "
+                    "use NegGradPlus or Scrub."
                 )
             labels = features[name] = labels.clone()
             for row in rows:

@@ -1,8 +1,9 @@
 """Rewinding (SCRUB+R, Kurmanji et al., NeurIPS 2023, arXiv 2302.09880): forget as much as never having seen, not more.
 
 An error on the forget set far above that on unseen samples of the same classes gives a forgotten sample away. So the
-weights at the end of every epoch are kept; when training ends, those are put back whose error on the forget set is closest
-to the reference: the *final* model's error on held-out samples of the forget set's classes. The latest epoch wins a tie.
+weights at the end of every epoch are kept; when training ends, those are put back whose error on the forget set is
+closest to the reference: the *final* model's error on held-out samples of the forget set's classes. The latest epoch
+wins a tie.
 
 Weights are kept on disk, in `output_dir/rewind`, until the choice is made; a resumed run finds them there.
 """
@@ -30,7 +31,8 @@ class Rewind(TrainerCallback):
         if split not in trainer.eval_dataset or split in ("forget", "retain"):
             own = sorted(set(trainer.eval_dataset) - {"forget", "retain"})
             raise ValueError(
-                f"rewind={split!r}: must name an evaluation split of unseen samples; there are {own}. Pass eval_dataset=."
+                f"rewind={split!r}: must name an evaluation split of unseen samples; there are {own}. Pass "
+                "eval_dataset=."
             )
         if trainer.args.load_best_model_at_end:
             raise ValueError(f"rewind={split!r} and load_best_model_at_end=True both choose the final model: use one.")

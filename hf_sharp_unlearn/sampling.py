@@ -1,8 +1,9 @@
 """Which samples make up a step.
 
 plan       what a method makes its epochs of: a few `Pass`es over the data, one after the other (see `Method.plan`).
-position   place in the walk through a data set. A pass's anchor: Trainer's own order of the epoch. What is walked beside
-           it: passes over the set, each freshly shuffled, continuing across epochs; no sample comes twice within a pass.
+position   place in the walk through a data set. A pass's anchor: Trainer's own order of the epoch. What is walked
+           beside it: passes over the set, each freshly shuffled, continuing across epochs; no sample comes twice within
+           one of them.
 slot       what the sampler yields: (stream, index, epoch, position). What sits at a position is a pure function of
            (seed, position), so it is the same for any number of workers or processes and after a resume.
 

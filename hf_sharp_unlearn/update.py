@@ -71,7 +71,7 @@ class UpdateHooks:
             self._stage(norm)
         return norm
 
-    # ---- frozen weights: those outside the forget part stay what they are, bit for bit, whatever the optimizer does ----
+    # ---- frozen weights: those outside the forget part stay what they are, bit for bit ----
 
     _hook: RemovableHandle | None = None
 

@@ -8,8 +8,9 @@ from parts import rows
 from torch.utils.data import RandomSampler, SequentialSampler, Subset
 
 from hf_sharp_unlearn import NegGradPlus, split_forget
-from hf_sharp_unlearn.data import StreamBatchSampler, Walk, count_items
+from hf_sharp_unlearn.data import count_items
 from hf_sharp_unlearn.rng import RngState, derive_seed, isolated_rng, seed_host
+from hf_sharp_unlearn.sampling import Pass, StreamBatchSampler, Walk
 
 
 @pytest.mark.parametrize(
@@ -30,8 +31,9 @@ def test_split_forget_keeps_the_kind_of_a_table():
 
 
 def sampler(retain, forget, sizes, processes=1, seed=3, drop_last=False):
-    order = RandomSampler(range(retain))
-    return StreamBatchSampler(order, sizes, forget, seed=seed, processes=processes, drop_last=drop_last)
+    orders = {"retain": RandomSampler(range(retain))}
+    plan = lambda epoch: (Pass("retain", "forget"),)  # noqa: E731
+    return StreamBatchSampler(orders, sizes, plan, forget, seed=seed, processes=processes, drop_last=drop_last)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])
@@ -76,7 +78,8 @@ def test_a_walk_is_a_fresh_permutation_each_pass_and_random_access():
 
 
 def test_a_sequential_order_stays_and_drop_last_drops():
-    made = StreamBatchSampler(SequentialSampler(range(10)), {"retain": 4}, None, seed=0, drop_last=True)
+    orders = {"retain": SequentialSampler(range(10))}
+    made = StreamBatchSampler(orders, {"retain": 4}, lambda epoch: (Pass("retain"),), seed=0, drop_last=True)
     assert [[slot.index for slot in batch] for batch in made] == [[0, 1, 2, 3], [4, 5, 6, 7]] and len(made) == 2
 
 

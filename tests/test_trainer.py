@@ -181,7 +181,8 @@ def test_compute_loss_func_and_label_smoothing(make_trainer):
 
 @pytest.mark.parametrize("method", ALL, ids=str)
 def test_bf16_autocast(make_trainer, method):
-    trainer = make_trainer(method, model=timm_resnet(), data=images(24), bf16=True, max_steps=3)
+    # 32 pixels: on CPUs with AMX torch leaves the bf16 weight gradient of a convolution over 1 x 1 maps uninitialised.
+    trainer = make_trainer(method, model=timm_resnet(size=32), data=images(24, size=32), bf16=True, max_steps=3)
     trainer.train()
     assert all(weight.dtype == torch.float32 for weight in trainer.model.parameters())
     metrics = trainer.evaluate()

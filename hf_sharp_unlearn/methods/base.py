@@ -110,8 +110,8 @@ class Method:
     def taught_loss(self, stream: str, loss: Tensor, outputs: Any, taught: Any, items: Tensor) -> Tensor:
         """Loss of a stream for a method with a teacher: a mean over the items.
 
-        loss: the model's own, or that of `loss_of`. outputs, taught: of the model and of the teacher. items: what the mean
-            runs over, True for each counted entry of the logits' leading dimensions: (batch,), or (batch, tokens).
+        loss: the model's own, or that of `loss_of`. outputs, taught: of the model and of the teacher. items: what the
+            mean runs over, True for each counted entry of the logits' leading dimensions: (batch,), or (batch, tokens).
         """
         raise NotImplementedError
 

@@ -6,8 +6,8 @@ plain        w <- w - lr * grad L(w)
 sharpness    w <- w - lr * grad L(w + eps),    eps from grad L(w): towards *lower* loss on the forget set
 
 Symbols: CE(F) mean cross-entropy on the forget set, w weights, lr learning rate, eps see `sharpness`.
-The retain set is not used, so nothing holds the model together: a few small steps are all it stands. BatchNorm statistics
-do not move.
+The retain set is not used, so nothing holds the model together: a few small steps are all it stands. BatchNorm
+statistics do not move.
 Published settings: lr 1e-4, 5 epochs (Zhao et al., NeurIPS 2024, RUM, where it is called NegGrad).
 """
 

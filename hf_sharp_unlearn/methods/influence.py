@@ -1,17 +1,17 @@
-"""Influence unlearning, one step of a Newton method (Koh & Liang, ICML 2017, arXiv 1703.04730; Izzo et al., AISTATS 2021).
+"""Influence unlearning: one Newton step (Koh & Liang, ICML 2017, arXiv 1703.04730; Izzo et al., AISTATS 2021).
 
 v = |F| / |S| (grad CE(R) - grad CE(F))        gradient of CE(R) - CE(S), S = R and F together
 w <- w - scale (G + damping)^-1 v              one step, then the run is over
 sharpness: v at w + eps, eps from v at w
 
-Symbols: CE mean cross-entropy in eval mode, F forget set, R retain set, G Gauss-Newton matrix of CE(R) on `samples` retain
-samples (see `curvature`). v is 0 for what training had not finished anyway: only the change from S to R is undone.
+Symbols: CE mean cross-entropy in eval mode, F forget set, R retain set, G Gauss-Newton matrix of CE(R) on `samples`
+retain samples (see `curvature`). What training had not finished cancels in v: only the change from S to R is left.
 
-G, and not WoodFisher: the low-rank update that public code runs keeps its auxiliary vector parallel to the first sample's
-gradient, and an empirical Fisher of gradients that have all but vanished says little about curvature. And not (E)K-FAC,
-which approximates this same G by Kronecker factors of linear and convolutional layers: conjugate gradients solve for the G
-of the sample itself, for any architecture, in a handful of vectors (Martens, arXiv 1412.1193; that the damped Gauss-Newton
-matrix is what influence functions should invert: Bae et al., NeurIPS 2022, arXiv 2209.05364).
+G, and not WoodFisher: the low-rank update that public code runs keeps its auxiliary vector parallel to the first
+sample's gradient, and an empirical Fisher of gradients that have all but vanished says little about curvature. And not
+(E)K-FAC, which approximates this same G by Kronecker factors of linear and convolutional layers: conjugate gradients
+solve for the G of the sample itself, for any architecture, in a handful of vectors (Martens, arXiv 1412.1193; that the
+damped Gauss-Newton matrix is what influence functions should invert: Bae et al., NeurIPS 2022, arXiv 2209.05364).
 
 The update is made as it is: learning rate, schedule, momentum, decay, clipping and number of epochs have no say.
 Published settings: none for this estimate; public WoodFisher code takes 1,000 retain samples and tunes the scale.
@@ -36,8 +36,8 @@ class Influence(Method):
     """Influence unlearning.
 
     scale: factor of the step, > 0; 1 is the Newton step.
-    damping: added to the curvature, > 0, in units of loss per squared weight. Smaller moves farther along flat directions.
-    samples: number of retain samples that the curvature is measured on, >= 1; all if there are fewer.
+    damping: added to the curvature, > 0, in units of loss per squared weight. Smaller moves farther along flat
+    directions. samples: number of retain samples that the curvature is measured on, >= 1; all if there are fewer.
     iterations: at most so many products with the curvature, >= 1.
     tolerance: the solution's relative residual at which they stop, in [0, 1).
     sharpness: None, SAM(...) or ASAM(...).
@@ -83,8 +83,8 @@ class Influence(Method):
         )
         if residual > self.tolerance:
             logger.warning(
-                f"Influence: relative residual {residual:.3g} after {products} products, tolerance {self.tolerance}. The "
-                "step is shorter than the exact one. Raise iterations or damping."
+                f"Influence: relative residual {residual:.3g} after {products} products, tolerance {self.tolerance}. "
+                "The step is shorter than the exact one. Raise iterations or damping."
             )
         items = window.population.items
         share = items["forget"] / (items["forget"] + items["retain"])

@@ -6,9 +6,9 @@ plain        w <- w - lr * grad L(w)
 sharpness    w <- w - lr * grad L(w + eps),    eps from grad L(w)
 
 Symbols: CE cross-entropy, R retain set, w weights, lr learning rate, eps see `sharpness`.
-Batches are drawn from the union of both sets, shuffled together: an epoch shows every sample once, and forget samples make
-up their share of a batch on average. BatchNorm statistics move, as in any training. The random label is uniform over the
-classes other than the true one, drawn anew each epoch (see `relabel`); public code draws the true one too at times.
+Batches are drawn from the union of both sets, shuffled together: an epoch shows every sample once, and forget samples
+make up their share of a batch on average. BatchNorm statistics move, as in any training. The random label is uniform
+over the classes other than the true one, drawn anew each epoch (see `relabel`); public code draws the true one too.
 Published settings: lr 0.1, 10 epochs (Zhao et al., NeurIPS 2024, RUM); lr 0.013, 10 epochs (Fan et al., ICLR 2024).
 """
 
@@ -37,8 +37,8 @@ class RandomLabel(Method):
             self.check_whole("classes", 2)
         if self.forget_loss is not None:
             raise ValueError(
-                f"{type(self).__name__}(forget_loss=...): both sets are one here, in one batch. Pass retain_loss, which "
-                "then replaces the model's loss on both."
+                f"{type(self).__name__}(forget_loss=...): both sets are one here, in one batch. Pass retain_loss, "
+                "which then replaces the model's loss on both."
             )
 
     @property

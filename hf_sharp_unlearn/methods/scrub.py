@@ -1,7 +1,7 @@
 """SCRUB and SCRUB+R (Kurmanji et al., NeurIPS 2023, arXiv 2302.09880).
 
-max step     w <- w + lr * grad D(F; w)                            a pass over F, at the start of the first `msteps` epochs
-min step     w <- w - lr * grad [ alpha D(R; w) + gamma CE(R; w) ]    a pass over R, in every epoch
+max step     w <- w + lr * grad D(F; w)                            a pass over F, at the start of the first `msteps`
+epochs min step     w <- w - lr * grad [ alpha D(R; w) + gamma CE(R; w) ]    a pass over R, in every epoch
 sharpness    each step's gradient at w + eps, eps from that step's own objective
 
 D(X; w) = T^2 mean over X of KL( softmax(z_teacher / T) || softmax(z(w) / T) )
@@ -11,7 +11,8 @@ The teacher is the model that the run starts from, in eval mode (see `teacher`).
 statistics. SCRUB+R rewinds to the end of an epoch afterwards (see `rewind`): the one whose error on F is closest to the
 final model's error on held-out samples of F's classes.
 Published settings: alpha 0.5, gamma 1, T 4, msteps 3, 5 epochs, SGD lr 5e-4, batches of 16 (F) and 32 (R); on large data
-sets alpha 0.001, gamma 0.99, msteps 2, 3 epochs, batches of 32 and 128 (the authors' notebooks). RUM: lr 5e-3, msteps 4.
+sets alpha 0.001, gamma 0.99, msteps 2, 3 epochs, batches of 32 and 128 (the authors' notebooks); lr 5e-3, msteps 4, T 4,
+5 epochs (Zhao et al., NeurIPS 2024, RUM).
 """
 
 from dataclasses import dataclass
@@ -56,8 +57,8 @@ class Scrub(Method):
             raise ValueError("Scrub(alpha=0, gamma=0): nothing would be learned on the retain set. Raise one of them.")
         if self.forget_loss is not None:
             raise ValueError(
-                "Scrub(forget_loss=...): what SCRUB maximises on the forget set is the divergence from the teacher. Use "
-                "NegGradPlus for another loss."
+                "Scrub(forget_loss=...): what SCRUB maximises on the forget set is the divergence from the teacher. "
+                "Use NegGradPlus for another loss."
             )
         if self.rewind is not None and not isinstance(self.rewind, str):
             raise ValueError(f"Scrub(rewind={self.rewind!r}): must be None or the name of an evaluation split.")
