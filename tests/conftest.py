@@ -3,6 +3,7 @@
 GPU_TESTS=1 runs the kernel tests on a GPU instead: `make test-gpu`.
 """
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,6 +22,12 @@ from hf_sharp_unlearn.kernels import tiles  # noqa: E402
 if os.environ.get("GPU_TESTS") != "1":
     tiles.TILE = 1 << 17  # so that the tests' tensors have more than one
 torch.set_num_threads(1)  # bitwise claims need one order of summation; the models are tiny
+
+
+def pytest_collection_finish(session):
+    """Trainer collects garbage at the start of every run; what the imports have left need not be looked at again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
