@@ -10,7 +10,21 @@ import torch
 from parts import BatchNormNet, Mlp, rows, weights_of
 from transformers import TrainerCallback
 
-from hf_sharp_unlearn import ASAM, SAM, NegGradPlus, SharpMinMax, UnlearningArguments, UnlearningTrainer, split_forget
+from hf_sharp_unlearn import (
+    ASAM,
+    SAM,
+    FineTune,
+    Influence,
+    L1Sparse,
+    NegGradPlus,
+    RandomLabel,
+    SalUn,
+    Scrub,
+    SharpMinMax,
+    UnlearningArguments,
+    UnlearningTrainer,
+    split_forget,
+)
 
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")
@@ -22,6 +36,15 @@ METHODS = {
     "ascent": NegGradPlus(0.0),
     "sharp_minmax": SharpMinMax(0.8),
     "sharp_minmax_overlap": SharpMinMax(0.8, overlap=True),
+    "finetune_asam": FineTune(ASAM(0.5)),
+    "random_label": RandomLabel(),
+    "salun": SalUn(),
+    "salun_sam": SalUn(SAM(0.2)),
+    "l1_sparse": L1Sparse(0.01),
+    "l1_sparse_sam": L1Sparse(0.01, sharpness=SAM(0.2)),
+    "scrub": Scrub(msteps=1),
+    "influence": Influence(damping=0.1, iterations=4),
+    "influence_sam": Influence(damping=0.1, iterations=4, sharpness=SAM(0.2)),
 }
 
 

@@ -34,10 +34,10 @@ def cases(run):
 
 def test_parameters_are_bitwise_identical_on_all_ranks_after_every_step(runs):
     _, (first, second) = runs
-    assert len(cases(first)) == 24
+    assert len(cases(first)) == 15 * 2 * 2, "methods x accumulation x kind of perturbation"
     for key in cases(first):
         assert first[key]["steps"] == second[key]["steps"], key
-        assert len(first[key]["steps"]) >= 2
+        assert len(first[key]["steps"]) >= (1 if key.startswith("influence") else 2)
         assert_same(first[key]["weights"], second[key]["weights"])
         for name, mask in first[key]["masks"].items():
             assert torch.equal(mask, second[key]["masks"][name])

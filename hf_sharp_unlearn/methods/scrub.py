@@ -8,8 +8,9 @@ D(X; w) = T^2 mean over X of KL( softmax(z_teacher / T) || softmax(z(w) / T) )
 
 Symbols: F forget set, R retain set, z logits, T temperature, CE cross-entropy, lr learning rate.
 The teacher is the model that the run starts from, in eval mode (see `teacher`). Forget samples never move BatchNorm
-statistics. SCRUB+R rewinds to the end of an epoch afterwards (see `rewind`): the one whose error on F is closest to the
-final model's error on held-out samples of F's classes.
+statistics. At the start D and its gradient are 0, but for dropout and batch statistics: without these, the first pass over
+F moves nothing, and a perturbation in it follows rounding errors. SCRUB+R rewinds to the end of an epoch afterwards (see
+`rewind`): the one whose error on F is closest to the final model's error on held-out samples of F's classes.
 Published settings: alpha 0.5, gamma 1, T 4, msteps 3, 5 epochs, SGD lr 5e-4, batches of 16 (F) and 32 (R); on large
 data sets alpha 0.001, gamma 0.99, msteps 2, 3 epochs, batches of 32 and 128 (the authors' notebooks); lr 5e-3, T 4,
 msteps 4, 5 epochs (Zhao et al., NeurIPS 2024, RUM).
