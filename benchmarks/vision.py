@@ -71,7 +71,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         "default: scikit-learn's digits, 5 %% of them with a wrong label")  # fmt: skip
     parser.add_argument("--scores", default=None, help=".npy, one score a training row, low = hard (C-scores)")
     parser.add_argument("--seeds", type=positive, default=3, help="reported seeds 0, 1, ...")
-    parser.add_argument("--workers", type=positive, default=2, help="processes on a CPU, one thread each")
+    parser.add_argument("--workers", type=int, default=2, help="processes, one thread each; 0: in this process")
     parser.add_argument("--minutes", type=float, default=90.0, help="start no further run after so many")
     parser.add_argument("--only", nargs="+", default=None, metavar="NAME", help="configurations; default: all")
     parser.add_argument("--max-steps", type=positive, default=None, help="of each training, to try the command out")
@@ -139,23 +139,29 @@ def run(options: argparse.Namespace) -> bool:
     names = list(options.only or CONFIGS)
     task = vision_run.task_of(options.data, options.scores)
     path = os.path.join(results, f"vision_{options.config}.csv")
-    settings = vars(options) | {"workers": options.workers}
     deadline = time.monotonic() + 60 * options.minutes
-    for stage in ("train", "tune", "report"):
+
+    def missing(stage: str) -> list[dict]:
         rows = read_rows(path, options.config, task.name)
         done = {key_of(row) for row in rows}
         winners = winners_of(rows, names) if stage == "report" else {}
-        jobs = jobs_of(stage, names, options.seeds, winners)
-        todo = [job for job in jobs if key_of(job) not in done]
-        if stage == "train":  # originals first: a reference tells by how much they differ
-            for kind in ("original", "retrained"):
-                _work([job for job in todo if job["name"] == kind], settings, path, task.name, deadline, kind)
-        else:
-            _work(todo, settings, path, task.name, deadline, stage)
-        rows = read_rows(path, options.config, task.name)
-        if {key_of(job) for job in jobs} - {key_of(row) for row in rows}:
+        return [job for job in jobs_of(stage, names, options.seeds, winners) if key_of(job) not in done]
+
+    for stage in ("train", "tune", "report"):
+        todo = missing(stage)
+        if stage == "train" and (todo or missing("tune") or missing("report")):  # in this order: report needs tune
+            # What a row was made with may lie on another machine: train it again, its row stays.
+            jobs = jobs_of(stage, names, options.seeds, {})
+            todo += [
+                job for job in jobs if job not in todo and not os.path.exists(vision_run.path_of(job, vars(options)))
+            ]
+        for kind in ("original", "retrained") if stage == "train" else (None,):
+            some = [job for job in todo if kind is None or job["name"] == kind]
+            _work(some, vars(options), path, task.name, deadline, kind or stage)
+        if missing(stage):
             print(f"stopped after {options.minutes:g} minutes; the same command goes on from here", flush=True)
             return False
+    rows = read_rows(path, options.config, task.name)
     vision_report.write(rows, winners_of(rows, names), results, f"vision_{options.config}_{task.name}")
     return True
 
@@ -167,7 +173,19 @@ def _work(jobs: list[dict], settings: dict, path: str, data: str, deadline: floa
     if not jobs:
         return
     device = vision_run.device_of()
-    workers = 1 if device.type == "cuda" else min(settings["workers"], len(jobs))
+    workers = min(settings["workers"], 1 if device.type == "cuda" else len(jobs))
+
+    done = {key_of(row) for row in read_rows(path, settings["config"], data)}
+
+    def write(row: dict) -> None:
+        if key_of(row) not in done:
+            _append(path, {"config": settings["config"], "data": data, **surroundings(device), **row})
+
+    if workers < 1:
+        for job in tqdm(jobs, desc=title):
+            if time.monotonic() < deadline:
+                write(vision_run.run_job(job, settings))
+        return
     context = multiprocessing.get_context("spawn")
     pending: set[Future] = set()
     waiting = list(jobs)
@@ -178,9 +196,7 @@ def _work(jobs: list[dict], settings: dict, path: str, data: str, deadline: floa
                     pending.add(pool.submit(vision_run.run_job, waiting.pop(0), settings))
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    _append(
-                        path, {"config": settings["config"], "data": data, **surroundings(device), **future.result()}
-                    )
+                    write(future.result())
                     bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -34,12 +34,13 @@ def device_of() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def build_model(network: str, classes: int, channels: int, size: int) -> nn.Module:
+def build_model(network: str, task: Task) -> nn.Module:
     """resnet18-narrow: a timm ResNet-18 with a quarter of the channels. resnet50: with a 3 x 3 stem and no pooling."""
+    _, channels, size, _ = task.train.pixels.shape
     narrow = {"channels": [16, 32, 64, 128], "stem_width": 8} if network == "resnet18-narrow" else {}
     config = TimmWrapperConfig(
         architecture=network.partition("-")[0],
-        num_labels=classes,
+        num_labels=task.classes,
         model_args={"in_chans": channels, **narrow},
         pretrained_cfg={"input_size": [channels, size, size], "mean": [0.5], "std": [0.5], "crop_pct": 1.0},
     )
@@ -71,7 +72,7 @@ def run_job(job: dict, settings: dict) -> dict:
         "max_steps": settings["max_steps"] or -1,
     }
     set_seed(job["seed"])
-    model = build_model(setup.network, task.classes, task.train.pixels.shape[1], task.train.pixels.shape[-1])
+    model = build_model(setup.network, task)
     sets = split(task, job["selection"] or "hard", job["seed"], setup.augment)
     row = {"seed": job["seed"], "selection": job["selection"], "name": job["name"], "rate": "", "strength": ""}
     row["epochs"] = setup.training["num_train_epochs"] if job["name"] in ("original", "retrained") else setup.epochs
@@ -95,7 +96,7 @@ def run_job(job: dict, settings: dict) -> dict:
     row.update(accuracies(model.to(device), task, sets))
     if job["name"] == "original":
         return row
-    target = row if job["name"] == "retrained" else reference(job, settings, task, sets, setup, device)
+    target = row if job["name"] == "retrained" else reference(job, settings, task, sets)
     splits = ("retain", "forget", "test")
     ours, theirs = ({key: values[key] for key in splits} for values in (row, target))
     row["tow"], row["tow_signed"] = tug_of_war(ours, theirs), tug_of_war(ours, theirs, signed=True)
@@ -157,17 +158,25 @@ def accuracies(model: nn.Module, task: Task, sets: dict[str, Images]) -> dict[st
     return found
 
 
-def reference(job: dict, settings: dict, task: Task, sets: dict, setup, device: torch.device) -> dict[str, float]:
-    model = build_model(setup.network, task.classes, task.train.pixels.shape[1], task.train.pixels.shape[-1])
-    model.load_state_dict(load_file(path_of({**job, "name": "retrained"}, settings)))
-    return accuracies(model.to(device), task, sets)
+def reference(job: dict, settings: dict, task: Task, sets: dict) -> dict[str, float]:
+    """Accuracies of the reference, measured once a process."""
+    path = path_of({**job, "name": "retrained"}, settings)
+    if path not in _references:
+        model = build_model(SETUPS[settings["config"]].network, task)
+        model.load_state_dict(load_file(path))
+        _references[path] = accuracies(model.to(device_of()), task, sets)
+    return _references[path]
+
+
+_references: dict[str, dict[str, float]] = {}
 
 
 def path_of(job: dict, settings: dict) -> str:
+    """Where the weights of an original or a reference are kept."""
+    data = task_of(settings["data"], settings["scores"]).name
     selection = job["selection"] if job["name"] == "retrained" else "all"
-    return os.path.join(
-        settings["work_dir"], f"{settings['config']}-{job['name']}-{selection}-{job['seed']}.safetensors"
-    )
+    name = f"{settings['config']}-{data}-{job['name']}-{selection}-{job['seed']}.safetensors"
+    return os.path.join(settings["work_dir"], name)
 
 
 def seconds(device: torch.device) -> float:

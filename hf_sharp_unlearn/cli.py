@@ -1,11 +1,16 @@
 """The command `sharp-unlearn` (also `python -m hf_sharp_unlearn`)."""
 
 import argparse
+import dataclasses
+import inspect
+import os
 import sys
+import textwrap
 
 from .benchmarks.step import add_options as add_benchmark_options
 from .benchmarks.step import positive
 from .benchmarks.step import run as run_benchmark
+from .methods import METHODS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,7 +37,33 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add_benchmark_options(benchmark)
+    methods = commands.add_parser(
+        "methods",
+        parents=[shared],
+        help="list the unlearning methods, their settings and where these come from",
+        description="List every method: its name, hyperparameters with their defaults, what it does and the settings "
+        "that its authors, or others, have published. With a NAME: the whole description of one.",
+    )
+    methods.add_argument("name", nargs="?", choices=sorted(METHODS), metavar="NAME", help=", ".join(METHODS))
     return parser
+
+
+def describe_methods(name: str | None = None) -> str:
+    """The text of `sharp-unlearn methods`, from the methods' own documentation."""
+    if name is not None:
+        return f"{_signature(name)}\n\n{inspect.getmodule(METHODS[name]).__doc__.strip()}\n\n{METHODS[name].__doc__}"
+    parts = []
+    for method, cls in METHODS.items():
+        text = inspect.getmodule(cls).__doc__
+        settings = " ".join(text[text.index("Published settings:") :].split("\n\n")[0].split())
+        indented = [textwrap.indent(textwrap.fill(part, 96), "    ") for part in (text.split("\n\n")[0], settings)]
+        parts.append("\n".join([f"{method}\n    {_signature(method)}", *indented]))
+    return "\n\n".join(parts)
+
+
+def _signature(name: str) -> str:
+    fields = [field for field in dataclasses.fields(METHODS[name]) if not field.kw_only]
+    return f"{METHODS[name].__name__}({', '.join(f'{field.name}={field.default!r}' for field in fields)})"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,11 +75,15 @@ def main(argv: list[str] | None = None) -> int:
             from .demo import run_demo
 
             run_demo(seeds=arguments.seeds, output_dir=arguments.output_dir)
+        elif arguments.command == "methods":
+            print(describe_methods(arguments.name), flush=True)
         else:
             run_benchmark(arguments)
     except KeyboardInterrupt:
         print("sharp-unlearn: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `... | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if arguments.debug:
             raise

@@ -8,7 +8,7 @@ sharpness    w <- w - lr * grad L(w + eps),    eps from grad L(w): the penalty b
 Symbols: CE(R) mean cross-entropy on the retain set, t step, T steps of the run, lr learning rate, eps see `sharpness`.
 ||w||_1 runs over all trainable parameters, biases and normalisation layers included, as the authors' code has it; that
 code lowers gamma once an epoch, here it falls with every step. With gamma = 0 this is fine-tuning.
-Published settings: gamma_t from 5e-4 or, in the authors' defaults, 0.2 down to 0, lr 0.01, 10 epochs.
+Published settings: lr 0.01, 10 epochs; gamma is tuned, the authors' code has 0.2 as its default.
 """
 
 from dataclasses import dataclass

@@ -1,16 +1,16 @@
 """SCRUB and SCRUB+R (Kurmanji et al., NeurIPS 2023, arXiv 2302.09880).
 
-max step     w <- w + lr * grad D(F; w)                            a pass over F, at the start of the first `msteps`
-epochs min step     w <- w - lr * grad [ alpha D(R; w) + gamma CE(R; w) ]    a pass over R, in every epoch
+max step     w <- w + lr * grad D(F; w)                             a pass over F, opens the first `msteps` epochs
+min step     w <- w - lr * grad [alpha D(R; w) + gamma CE(R; w)]     a pass over R, in every epoch
 sharpness    each step's gradient at w + eps, eps from that step's own objective
 
 D(X; w) = T^2 mean over X of KL( softmax(z_teacher / T) || softmax(z(w) / T) )
 
 Symbols: F forget set, R retain set, z logits, T temperature, CE cross-entropy, lr learning rate.
 The teacher is the model that the run starts from, in eval mode (see `teacher`). Forget samples never move BatchNorm
-statistics. At the start D and its gradient are 0, but for dropout and batch statistics: without these, the first pass over
-F moves nothing, and a perturbation in it follows rounding errors. SCRUB+R rewinds to the end of an epoch afterwards (see
-`rewind`): the one whose error on F is closest to the final model's error on held-out samples of F's classes.
+statistics. At the start D and its gradient are 0, but for dropout and batch statistics: without these, the first pass
+over F moves nothing, and a perturbation in it follows rounding errors. SCRUB+R rewinds to the end of an epoch in the
+end (see `rewind`): the one whose error on F is closest to the final model's error on held-out samples of F's classes.
 Published settings: alpha 0.5, gamma 1, T 4, msteps 3, 5 epochs, SGD lr 5e-4, batches of 16 (F) and 32 (R); on large
 data sets alpha 0.001, gamma 0.99, msteps 2, 3 epochs, batches of 32 and 128 (the authors' notebooks); lr 5e-3, T 4,
 msteps 4, 5 epochs (Zhao et al., NeurIPS 2024, RUM).

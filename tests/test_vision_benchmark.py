@@ -1,0 +1,181 @@
+"""The comparison of methods: it runs, goes on where it stopped, picks winners on the tuning seed, writes its tables."""
+
+import argparse
+import csv
+import os
+
+import numpy as np
+import pytest
+import torch
+from parts import images, timm_resnet
+
+from hf_sharp_unlearn import ASAM, SharpMinMax
+from hf_sharp_unlearn.benchmarks import vision, vision_configs, vision_data, vision_report, vision_run
+from hf_sharp_unlearn.benchmarks.released import released_sharp_minmax, smallest_gradient_mask
+
+
+def options(tmp_path, *arguments):
+    parser = argparse.ArgumentParser()
+    vision.add_options(parser)
+    folders = ["--work-dir", str(tmp_path / "work"), "--output-dir", str(tmp_path / "results")]
+    return parser.parse_args(["--workers", "0", *folders, *arguments])
+
+
+def rows_of(tmp_path, config="mini"):
+    with open(tmp_path / "results" / f"vision_{config}.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_it_runs_on_digits_resumes_and_writes_tables_and_plot(tmp_path, monkeypatch):
+    names = ["NegGrad+, SGD", "released code's semantics"]
+    tiny = ["--seeds", "1", "--max-steps", "2", "--only", *names]
+    assert not vision.run(options(tmp_path, "--minutes", "0", *tiny)), "no time, no run"
+    calls = []
+    run_job = vision_run.run_job
+
+    def counted(job, settings):
+        calls.append(job)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return run_job(job, settings)
+
+    monkeypatch.setattr(vision_run, "run_job", counted)
+    with pytest.raises(KeyboardInterrupt):
+        vision.run(options(tmp_path, *tiny))
+    assert len(rows_of(tmp_path)) == 6
+    assert vision.run(options(tmp_path, *tiny))
+    rows = rows_of(tmp_path)
+    trained, tuned, nothing, reported = 2 + 3, 2 * 6, 2, 2 + 1
+    assert len(rows) == len({vision.key_of(row) for row in rows}) == trained + tuned + nothing + reported
+    assert len(calls) == len(rows) + 1, "nothing was run twice"
+    assert vision.run(options(tmp_path, *tiny)) and len(rows_of(tmp_path)) == len(rows)
+    for row in rows:
+        if row["name"] != "original":
+            assert 0 <= float(row["tow"]) <= 1 and float(row["cpu_seconds"]) >= 0
+        if row["name"] == "retrained":
+            assert float(row["tow"]) == float(row["tow_signed"]) == 1
+    files = {name for name in os.listdir(tmp_path / "results")}
+    assert {f"vision_mini_digits{end}" for end in (".md", ".png", "_summary.csv")} < files
+    with open(tmp_path / "results" / "vision_mini_digits.md") as file:
+        text = file.read()
+    assert "NegGrad+, SGD" in text and "6 % at random" in text and "ablations" in text and "one seed" in text
+
+
+def test_cifar100_configuration_two_steps(tmp_path):
+    """ResNet-50 on images and scores in the form in which CIFAR-100 comes."""
+    import datasets
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    features = datasets.Features({"img": datasets.Image(), "fine_label": datasets.Value("int64")})
+    for split, size in (("train", 40), ("test", 10)):
+        pixels = generator.integers(0, 256, (size, 8, 8, 3), dtype=np.uint8)
+        rows = {"img": [Image.fromarray(p) for p in pixels], "fine_label": [i % 5 for i in range(size)]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / f"{split}.parquet"))
+    np.save(tmp_path / "scores.npy", np.linspace(1, 0, 40))
+    made = options(tmp_path, "--config", "cifar100", "--data", str(tmp_path), "--scores", str(tmp_path / "scores.npy"))
+    made.batch, made.max_steps = 4, 2
+    settings = vars(made)
+    os.makedirs(made.work_dir)
+    task = vision_data.load_task(made.data, made.scores)
+    assert task.classes == 5 and task.forget_rows("hard", 0.06, 0).tolist() == [38, 39]
+    for job in (
+        {"seed": 0, "selection": "", "name": "original"},
+        {"seed": 0, "selection": "hard", "name": "retrained"},
+        {"seed": 0, "selection": "hard", "name": "Sharp MinMax, ASAM 1.0", "point": (0.01, 0.95)},
+    ):
+        row = vision_run.run_job(job, settings)
+    assert {"retain", "forget", "test", "tow", "tow_signed"} <= row.keys()
+    model = vision_run.build_model("resnet50", task)
+    assert model.timm_model.conv1.weight.shape == (64, 3, 3, 3)
+
+
+def test_forget_sets_are_the_lowest_scores_or_drawn_by_seed():
+    data = vision_data.Images(torch.zeros(50, 1, 2, 2), torch.zeros(50, dtype=torch.long))
+    scores = np.random.default_rng(0).random(50)
+    task = vision_data.Task(data, data, 1, scores, "x")
+    hard = task.forget_rows("hard", 0.1, 3)
+    assert scores[hard].max() <= np.delete(scores, hard).min() and len(hard) == 5
+    drawn = [task.forget_rows("random", 0.1, seed) for seed in (0, 0, 1)]
+    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+
+
+def test_every_configuration_has_six_grid_points_and_a_method_at_each():
+    for config in vision_configs.CONFIGS.values():
+        assert len(set(config.grid)) == 6
+        methods = [config.make(*point) for point in config.grid] if config.make else []
+        assert all(type(method) is type(methods[0]) for method in methods)
+    assert vision_configs.CONFIGS["Sharp MinMax, overlap"].make(0.1, 0.9) == SharpMinMax(0.9, ASAM(1.0), overlap=True)
+
+
+def test_the_winner_is_the_best_tug_of_war_on_the_tuning_seed_and_its_rows_are_reported():
+    name = "NegGrad+, SGD"
+    grid = vision_configs.CONFIGS[name].grid
+    base = {"selection": "hard", "name": name, "retain": "1", "forget": "0", "test": "1", "tow_signed": "1"}
+    rows = [
+        {**base, "seed": seed, "rate": str(rate), "strength": str(strength), "tow": str(tow), "cpu_seconds": "3"}
+        for seed in ("100", "0", "1")
+        for (rate, strength), tow in zip(grid, (0.1, 0.2, 0.9, 0.3, 0.4, 0.5), strict=True)
+    ]
+    rows += [{**base, "name": "retrained", "seed": s, "rate": "", "strength": "", "tow": "1", "cpu_seconds": "12"}
+             for s in ("100", "0", "1")]  # fmt: skip
+    winners = vision.winners_of(rows, [name])
+    assert winners == {name: grid[2]}
+    found = vision_report.reported(rows, [name], winners)
+    assert [row["seed"] for row in found["hard", name]] == ["0", "1"]
+    assert all(row["share"] == 0.25 and row["tow"] == "0.9" for row in found["hard", name])
+    (line,) = [line for line in vision_report.summary(found, "hard", [name], winners) if line["name"] == name]
+    assert line["n"] == 2 and line["tow"] == 0.9 and line["tow_sd"] == 0
+
+
+# ---- the released code's semantics ----
+
+
+def batch(data):
+    return {"pixel_values": torch.stack([r["pixel_values"] for r in data]),
+            "labels": torch.tensor([r["labels"] for r in data])}  # fmt: skip
+
+
+def test_the_released_mask_is_the_smallest_gradients():
+    model, forget = timm_resnet().eval(), [batch(images(8))]
+    masks = smallest_gradient_mask(model, forget, 0.3)
+    grads = torch.autograd.grad(model(**forget[0]).loss, list(model.parameters()))
+    size = torch.cat([grad.abs().reshape(-1) for grad in grads])
+    mask = torch.cat([part.reshape(-1) for part in masks]).bool()
+    assert size[mask].max() <= size[~mask].min() and mask.sum() == int(0.3 * len(mask))
+
+
+def test_a_released_step_leaks_two_ascents_into_the_retain_part_and_decays_twice():
+    """One step in float64 against the formulas, each half from its own weights."""
+    torch.manual_seed(0)
+    model = timm_resnet().double()
+    retain, forget = (
+        {k: v.double() if v.is_floating_point() else v for k, v in batch(images(8, seed=s)).items()} for s in (1, 2)
+    )
+    rate, decay, alpha, rho = 0.01, 0.1, 0.9, 0.5
+    reference = timm_resnet().double()
+    reference.load_state_dict(model.state_dict())
+    masks = smallest_gradient_mask(reference, [forget], 0.3)
+    reference.train()
+    released_sharp_minmax(
+        model, lambda epoch: iter([retain]), [forget], alpha=alpha, fraction=0.3, learning_rate=rate, epochs=1, rho=rho,
+        momentum=0.0, weight_decay=decay,
+    )  # fmt: skip
+
+    def gradients(data, coefficient):
+        return torch.autograd.grad(coefficient * reference(**data).loss, list(reference.parameters()))
+
+    for data, coefficient, forgetting in ((retain, alpha, False), (forget, alpha - 1, True)):
+        g0 = gradients(data, coefficient)
+        start = [weight.detach().clone() for weight in reference.parameters()]
+        length = sum((w.abs() * g).square().sum() for w, g in zip(start, g0, strict=True)).sqrt()
+        for weight, w, g in zip(reference.parameters(), start, g0, strict=True):
+            weight.data = w + rho * w**2 * g / length
+        g1 = gradients(data, coefficient)
+        for weight, w, a, b, m in zip(reference.parameters(), start, g0, g1, masks, strict=True):
+            weight.data = w - rate * ((2 * a - m * b if forgetting else (1 - m) * b) + decay * w)
+    for found, wanted in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+    for found, wanted in zip(model.modules(), reference.modules(), strict=True):
+        if isinstance(found, torch.nn.BatchNorm2d):
+            assert found.momentum == wanted.momentum
