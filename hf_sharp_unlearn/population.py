@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .buffers import evaluating
 from .curvature import Vector, conjugate_gradients, gauss_newton_product
 from .distributed import all_reduce_mean
+from .rng import isolated_rng
 
 Batches = Callable[[str, int | None], Iterable[tuple[Any, int]]]
 
@@ -41,7 +42,7 @@ class Population:
         """(gradient of the stream's mean loss, the mean loss), over all processes."""
         total = [torch.zeros_like(weight) for weight in self.params]
         items, losses = 0, 0.0
-        with evaluating(self.module):
+        with evaluating(self.module), isolated_rng():
             for inputs, count in self._batches(stream, None):
                 value = self._loss(self.module, stream, inputs)
                 if value.ndim:  # a value per sample
@@ -65,7 +66,8 @@ class Population:
     ) -> tuple[Vector, float, int]:
         """x with (G + damping) x = target: see `conjugate_gradients`. G: Gauss-Newton matrix of the mean loss over
         `samples` samples of the stream."""
-        batches = [inputs for inputs, _ in self._batches(stream, samples)]
+        with isolated_rng():
+            batches = [inputs for inputs, _ in self._batches(stream, samples)]
         product = gauss_newton_product(self.params, batches, lambda inputs: self._logits(self.module, inputs))
 
         def damped(vector: Vector) -> Vector:

@@ -73,13 +73,13 @@ class StartHooks:
         return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
     def _make_partition(self) -> Partition:
-        batches = self._whole_set("forget", None, "Partition")
-        saliency = gradient_saliency(
-            self._bare_model(),
-            batches,
-            lambda module, inputs: self._model_loss(module, "forget", dict(inputs)),
-            self.accelerator.num_processes,
-        )
+        with isolated_rng():  # loaders draw their base seed from the generator of the run
+            saliency = gradient_saliency(
+                self._bare_model(),
+                self._whole_set("forget", None, "Partition"),
+                lambda module, inputs: self._model_loss(module, "forget", dict(inputs)),
+                self.accelerator.num_processes,
+            )
         return Partition.from_saliency(saliency, self.method.fraction)
 
     def _packed_masks(self) -> dict[str, Tensor] | None:
@@ -97,11 +97,9 @@ class StartHooks:
         slots = [Slot(stream, index, 0, index) for index in rows]
         batches = [slots[low : low + size] for low in range(0, len(slots), size)]
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        with isolated_rng():
-            loader = self._stream_loader({stream: dataset}, stream, batches[rank::processes])
-            loader = tqdm(loader, desc=title, disable=self.args.disable_tqdm or rank > 0, leave=False)
-            for batch in loader:
-                yield self._prepare_inputs(batch[stream]), batch[COUNTS][stream][0]
+        loader = self._stream_loader({stream: dataset}, stream, batches[rank::processes])
+        for batch in tqdm(loader, desc=title, disable=self.args.disable_tqdm or rank > 0, leave=False):
+            yield self._prepare_inputs(batch[stream]), batch[COUNTS][stream][0]
 
     def _population(self) -> Population | None:
         """For a method that makes one step: the whole sets, in full precision as for the partition."""
