@@ -125,7 +125,7 @@ def step_times(variant: str, model: str, size: int, batch: int, steps: int, fold
             UnlearningArguments(
                 **common, per_device_train_batch_size=batch, kernel_backend="reference" if unfused else "auto"
             ),
-            method=method.get(variant, SharpMinMax(0.97, ASAM(1.0))),
+            method=method.get(variant, SharpMinMax(0.97, ASAM(1.0), overlap=False)),
             forget_dataset=forget,
             retain_dataset=retain,
             callbacks=[clock],

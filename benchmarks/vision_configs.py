@@ -59,13 +59,13 @@ METHODS = {
     # a single update: its scale stands in the place of the learning rate
     "influence": ("damping", _grid((0.3, 0.6, 1.0), (1e-3, 3e-3)),
                   lambda s, r, d: Influence(r, d, samples=500, iterations=20, sharpness=s)),
-    "Sharp MinMax": ("alpha", ALPHA, lambda s, _, a: SharpMinMax(a, s)),
+    "Sharp MinMax": ("alpha", ALPHA, lambda s, _, a: SharpMinMax(a, s, overlap=False)),  # the paper's parts
 }  # fmt: skip
 
-# Sharp MinMax with ASAM 1.0, fraction 0.3, and one or two settings of its own
+# Sharp MinMax with ASAM 1.0, fraction 0.3, disjoint parts, but for these settings; the first is the library's default
 VARIANTS = {
-    "scope all": {"scope": "all"},
     "overlap": {"overlap": True},
+    "scope all": {"scope": "all"},
     "overlap, scope all": {"overlap": True, "scope": "all"},
     "lam_forget 0": {"lam_forget": 0.0},
     "lam_forget 0.5": {"lam_forget": 0.5},
@@ -85,8 +85,8 @@ def _configs() -> dict[str, Config]:
     ]
     found.append(Config("NegGrad+, SAM 0.1", "alpha", ALPHA, lambda _, a: NegGradPlus(a, SAM(0.1))))
     for name, options in VARIANTS.items():
-        make = partial(lambda options, _, a: SharpMinMax(a, **options), options)
-        found.append(Config(f"Sharp MinMax, {name}", "alpha", ALPHA, make, ablation=True))
+        make = partial(lambda options, _, a: SharpMinMax(a, **{"overlap": False, **options}), options)
+        found.append(Config(f"Sharp MinMax, {name}", "alpha", ALPHA, make, ablation=name != "overlap"))
     for side in ("retain", "forget"):
         make = partial(lambda side, _, a: NegGradPlus(a, ASAM(1.0), side), side)
         found.append(Config(f"NegGrad+, ASAM 1.0 on {side} only", "alpha", ALPHA, make, ablation=True))

@@ -56,7 +56,7 @@ class Recipe:
 RECIPES = [
     Recipe("NegGrad+ (SGD)", NegGradPlus(alpha=0.97)),
     Recipe("NegGrad+ (ASAM)", NegGradPlus(alpha=0.97, sharpness=ASAM(rho=1.0))),
-    Recipe("Sharp MinMax", SharpMinMax(alpha=0.99, sharpness=ASAM(rho=1.0), fraction=0.05), epochs=5),
+    Recipe("Sharp MinMax", SharpMinMax(alpha=0.99, sharpness=ASAM(rho=1.0), fraction=0.05, overlap=False), epochs=5),
 ]
 TRAINING = {"num_train_epochs": 40, "learning_rate": 2e-3, "lr_scheduler_type": "cosine", "optim": "adamw_torch"}
 

@@ -34,7 +34,7 @@ METHODS = {
     "neggrad_sam": NegGradPlus(0.8, SAM(0.2)),
     "neggrad_asam_retain": NegGradPlus(0.8, ASAM(0.5), "retain"),
     "ascent": NegGradPlus(0.0),
-    "sharp_minmax": SharpMinMax(0.8),
+    "sharp_minmax": SharpMinMax(0.8, overlap=False),
     "sharp_minmax_overlap": SharpMinMax(0.8, overlap=True),
     "finetune_asam": FineTune(ASAM(0.5)),
     "random_label": RandomLabel(),
@@ -130,13 +130,13 @@ def main(out: str) -> None:
                 }
 
     images = rows(40, shape=(1, 5, 5))
-    trainer, steps = run(out, SharpMinMax(0.8), "bn", model=BatchNormNet(), data=images)
+    trainer, steps = run(out, SharpMinMax(0.8, overlap=False), "bn", model=BatchNormNet(), data=images)
     trainer.train()
     results["batchnorm"] = {"weights": weights_of(trainer.model), "metrics": trainer.evaluate()}
 
-    trainer, steps = run(out, SharpMinMax(0.8), "saved", save_strategy="steps", save_steps=9)
+    trainer, steps = run(out, SharpMinMax(0.8, overlap=False), "saved", save_strategy="steps", save_steps=9)
     trainer.train()
-    again, _ = run(out, SharpMinMax(0.8), "saved")
+    again, _ = run(out, SharpMinMax(0.8, overlap=False), "saved")
     try:
         again.train(resume_from_checkpoint=os.path.join(out, "saved", "checkpoint-9"))
         results["resume"] = {"whole": weights_of(trainer.model), "resumed": weights_of(again.model)}

@@ -13,7 +13,7 @@ METHODS = [
     NegGradPlus(0.8, ASAM(0.5), "retain"),
     NegGradPlus(0.0),
     NegGradPlus(1.0),
-    SharpMinMax(0.8),
+    SharpMinMax(0.8, overlap=False),
     SharpMinMax(0.8, SAM(0.2), scope="all", overlap=True),
 ]
 
@@ -69,7 +69,7 @@ def test_a_masked_label_does_not_count(make_trainer):
     for size, accumulation in ((8, 1), (1, 8)):
         torch.manual_seed(0)
         trainer = make_trainer(
-            SharpMinMax(0.8),
+            SharpMinMax(0.8, overlap=False),
             model=Tokens(),
             data=data,
             forget=range(9),

@@ -24,7 +24,7 @@ def test_auto_find_batch_size_starts_again_from_the_same_weights(make_trainer, o
     model = Mlp(dropout=0.3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9) if own_optimizer else None
     trainer = make_trainer(
-        SharpMinMax(0.8),
+        SharpMinMax(0.8, overlap=False),
         model=model,
         data=rows(60),
         auto_find_batch_size=True,
@@ -40,7 +40,7 @@ def test_auto_find_batch_size_starts_again_from_the_same_weights(make_trainer, o
     size = trainer._train_batch_size
     clean_model = Mlp(dropout=0.3)
     clean = make_trainer(
-        SharpMinMax(0.8),
+        SharpMinMax(0.8, overlap=False),
         model=clean_model,
         data=rows(60),
         per_device_train_batch_size=size,
@@ -82,7 +82,7 @@ def test_auto_find_batch_size_covers_the_partition(make_trainer):
         return outputs["loss"]
 
     trainer = make_trainer(
-        SharpMinMax(0.8, forget_loss=hungry),
+        SharpMinMax(0.8, forget_loss=hungry, overlap=False),
         auto_find_batch_size=True,
         per_device_train_batch_size=8,
         forget_batch_size=8,

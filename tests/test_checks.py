@@ -16,15 +16,15 @@ from hf_sharp_unlearn import ASAM, SAM, NegGradPlus, SharpMinMax, UnlearningArgu
         (lambda: NegGradPlus(alpha=1.2), ["alpha", "1.2", "[0, 1]"]),
         (lambda: NegGradPlus(alpha=float("nan")), ["alpha", "nan"]),
         (lambda: NegGradPlus(alpha="0.9"), ["alpha", "0.9"]),
-        (lambda: SharpMinMax(alpha=-0.1), ["alpha", "-0.1"]),
+        (lambda: SharpMinMax(alpha=-0.1, overlap=False), ["alpha", "-0.1"]),
         (lambda: SAM(rho=-1), ["rho", "-1"]),
         (lambda: SAM(rho=float("inf")), ["rho", "inf"]),
         (lambda: ASAM(rho=-0.5), ["rho", "-0.5"]),
         (lambda: ASAM(eta=-0.5), ["eta", "-0.5"]),
-        (lambda: SharpMinMax(fraction=0), ["fraction", "0", "(0, 1)"]),
-        (lambda: SharpMinMax(fraction=1.0), ["fraction", "1.0"]),
-        (lambda: SharpMinMax(scope="half"), ["scope", "half", "part", "all"]),
-        (lambda: SharpMinMax(lam_retain=-1), ["lam_retain", "-1"]),
+        (lambda: SharpMinMax(fraction=0, overlap=False), ["fraction", "0", "(0, 1)"]),
+        (lambda: SharpMinMax(fraction=1.0, overlap=False), ["fraction", "1.0"]),
+        (lambda: SharpMinMax(scope="half", overlap=False), ["scope", "half", "part", "all"]),
+        (lambda: SharpMinMax(lam_retain=-1, overlap=False), ["lam_retain", "-1"]),
         (lambda: NegGradPlus(sharpness_on="test"), ["sharpness_on", "test"]),
         (lambda: NegGradPlus(sharpness=0.1), ["sharpness", "0.1", "SAM"]),
         (lambda: NegGradPlus(forget_loss=3), ["forget_loss", "3", "callable"]),
@@ -83,7 +83,7 @@ SUBSETS = rows(10)
     ],
 )  # fmt: skip
 def test_trainer_arguments(make_trainer, settings, words):
-    settings = {"method": SharpMinMax(), **settings}
+    settings = {"method": SharpMinMax(overlap=False), **settings}
     with pytest.raises(ValueError) as raised:
         make_trainer(**settings)
     for word in words:
@@ -129,16 +129,16 @@ def test_a_multi_gpu_process_is_refused(make_trainer, monkeypatch):
 
     monkeypatch.setattr(UnlearningArguments, "parallel_mode", property(lambda self: ParallelMode.NOT_DISTRIBUTED))
     with pytest.raises(ValueError, match="torchrun"):
-        make_trainer(SharpMinMax())
+        make_trainer(SharpMinMax(overlap=False))
 
 
 def test_alpha_without_effect_is_said_once_with_the_reason(make_trainer, recwarn):
-    trainer = make_trainer(SharpMinMax(0.8), optim="adamw_torch")
+    trainer = make_trainer(SharpMinMax(0.8, overlap=False), optim="adamw_torch")
     with pytest.warns(UserWarning, match="AdamW.*scale of the gradient.*alpha=0.8 has no effect") as caught:
         trainer.train()
     assert sum("no effect" in str(warning.message) for warning in caught) == 1
     recwarn.clear()
-    for method, optim in ((SharpMinMax(0.8), "sgd"), (SharpMinMax(0.8, overlap=True), "adamw_torch"),
+    for method, optim in ((SharpMinMax(0.8, overlap=False), "sgd"), (SharpMinMax(0.8, overlap=True), "adamw_torch"),
                           (NegGradPlus(0.8), "adamw_torch")):  # fmt: skip
         make_trainer(method, optim=optim).train()
     assert not [warning for warning in recwarn if "no effect" in str(warning.message)]
@@ -150,7 +150,9 @@ def test_under_adam_alpha_has_indeed_no_effect(make_trainer):
     for optim, same in (("adamw_torch", True), ("sgd", False)):
         ends = []
         for alpha in (0.5, 0.9):
-            trainer = make_trainer(SharpMinMax(alpha), optim=optim, learning_rate=0.01, max_grad_norm=0, max_steps=5)
+            trainer = make_trainer(
+                SharpMinMax(alpha, overlap=False), optim=optim, learning_rate=0.01, max_grad_norm=0, max_steps=5
+            )
             trainer.train()
             ends.append(torch.cat([weight.detach().reshape(-1) for weight in trainer.model.parameters()]))
         moved = (ends[0] - torch.cat([weight.detach().reshape(-1) for weight in Mlp().parameters()])).norm()
@@ -253,7 +255,7 @@ def test_freezing_a_parameter_during_a_run_is_refused(make_trainer):
         def on_step_end(self, args, state, control, model, **kwargs):
             model.first.requires_grad_(False)
 
-    trainer = make_trainer(SharpMinMax())
+    trainer = make_trainer(SharpMinMax(overlap=False))
     trainer.add_callback(Freeze())
     with pytest.raises(ValueError, match="first.bias.*requires_grad"):
         trainer.train()

@@ -9,7 +9,12 @@ from hf_sharp_unlearn import ASAM, SAM, NegGradPlus, SharpMinMax
 from hf_sharp_unlearn.kernels import tiled, tiles
 
 DATA = rows(24, shape=(1, 5, 5))
-METHODS = [NegGradPlus(0.8), NegGradPlus(0.8, SAM(0.2)), NegGradPlus(0.8, ASAM(1.0), "forget"), SharpMinMax(0.8)]
+METHODS = [
+    NegGradPlus(0.8),
+    NegGradPlus(0.8, SAM(0.2)),
+    NegGradPlus(0.8, ASAM(1.0), "forget"),
+    SharpMinMax(0.8, overlap=False),
+]
 
 
 class Fault:
@@ -247,7 +252,9 @@ def test_weights_are_back_when_callbacks_see_the_step(make_trainer):
                         {k: v for k, v in now.items() if k not in buffers})  # fmt: skip
             self.seen = True
 
-    trainer = make_trainer(SharpMinMax(0.8), model=BatchNormNet(), data=DATA, gradient_accumulation_steps=2)
+    trainer = make_trainer(
+        SharpMinMax(0.8, overlap=False), model=BatchNormNet(), data=DATA, gradient_accumulation_steps=2
+    )
     trainer.add_callback(look := Look())
     trainer.train()
     assert look.seen
@@ -283,7 +290,7 @@ def test_buffers_that_forward_replaces_are_put_back_too(make_trainer, method):
 @pytest.mark.parametrize("where", ["broadcast_first", "norm"])
 def test_an_interrupt_after_the_last_pass(make_trainer, monkeypatch, where):
     """While buffers are shared out, or while Trainer takes the norm for clipping."""
-    trainer = make_trainer(SharpMinMax(0.8), model=BatchNormNet(), data=DATA, max_steps=2)
+    trainer = make_trainer(SharpMinMax(0.8, overlap=False), model=BatchNormNet(), data=DATA, max_steps=2)
     trainer.add_callback(before := Before())
 
     def interrupted(*args, **kwargs):

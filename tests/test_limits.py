@@ -34,10 +34,12 @@ def test_rho_zero_is_the_partitioned_update_without_sharpness(make_trainer, over
 
 
 def test_lambda_zero_is_the_plain_gradient(make_trainer):
-    plain = trained(make_trainer, SharpMinMax(0.8, None), Mlp(dropout=0.3))
-    zero = trained(make_trainer, SharpMinMax(0.8, lam_retain=0.0, lam_forget=0.0), Mlp(dropout=0.3))
+    plain = trained(make_trainer, SharpMinMax(0.8, None, overlap=False), Mlp(dropout=0.3))
+    zero = trained(make_trainer, SharpMinMax(0.8, lam_retain=0.0, lam_forget=0.0, overlap=False), Mlp(dropout=0.3))
     assert_same(plain, zero)
-    assert differs(plain, trained(make_trainer, SharpMinMax(0.8, lam_retain=0.0, lam_forget=0.5), Mlp(dropout=0.3)))
+    assert differs(
+        plain, trained(make_trainer, SharpMinMax(0.8, lam_retain=0.0, lam_forget=0.5, overlap=False), Mlp(dropout=0.3))
+    )
 
 
 def test_a_zero_gradient_has_no_perturbation_and_the_second_pass_repeats_the_first(make_trainer):
@@ -103,7 +105,7 @@ def test_a_part_keeps_at_least_one_parameter_and_leaves_one(make_trainer, fracti
 def test_each_part_follows_its_own_stream_only(make_trainer, monkeypatch):
     """alpha = 1 leaves the forget part still, alpha = 0 the retain part, under momentum too."""
     for alpha, still in ((1.0, True), (0.0, False)):
-        trainer = make_trainer(SharpMinMax(alpha))
+        trainer = make_trainer(SharpMinMax(alpha, overlap=False))
         start = weights_of(trainer.model)
         trainer.train()
         for name, mask in trainer.partition.masks.items():
@@ -122,11 +124,11 @@ def test_masks_of_all_and_nothing_are_the_two_halves(make_trainer, monkeypatch):
         return masks
 
     monkeypatch.setattr(Partition, "from_saliency", given(False))
-    retain_half = trained(make_trainer, SharpMinMax(0.8, SAM(0.2)), max_steps=1)
+    retain_half = trained(make_trainer, SharpMinMax(0.8, SAM(0.2), overlap=False), max_steps=1)
     sam = trained(make_trainer, NegGradPlus(0.8, SAM(0.2), "retain"), max_steps=1)
     assert differs(retain_half, sam)  # NegGrad+ still ascends on the forget set
     only_retain = trained(make_trainer, NegGradPlus(1.0, SAM(0.2)), max_steps=1, learning_rate=0.08, max_grad_norm=0)
-    retain_half = trained(make_trainer, SharpMinMax(0.8, SAM(0.2)), max_steps=1, max_grad_norm=0)
+    retain_half = trained(make_trainer, SharpMinMax(0.8, SAM(0.2), overlap=False), max_steps=1, max_grad_norm=0)
     for name in only_retain:
         torch.testing.assert_close(only_retain[name], retain_half[name])
 
@@ -134,7 +136,9 @@ def test_masks_of_all_and_nothing_are_the_two_halves(make_trainer, monkeypatch):
     f1 = trained(make_trainer, NegGradPlus(0.0, SAM(0.2)), max_steps=1, learning_rate=1.0, max_grad_norm=0)
     f0 = trained(make_trainer, NegGradPlus(0.0), max_steps=1, learning_rate=1.0, max_grad_norm=0)
     start = weights_of(Mlp())
-    sharp = trained(make_trainer, SharpMinMax(0.0, SAM(0.2)), max_steps=1, learning_rate=1.0, max_grad_norm=0)
+    sharp = trained(
+        make_trainer, SharpMinMax(0.0, SAM(0.2), overlap=False), max_steps=1, learning_rate=1.0, max_grad_norm=0
+    )
     assert differs(f0, f1)
     for name in sharp:
         step = 2 * (start[name] - f0[name]) - (start[name] - f1[name])

@@ -46,7 +46,7 @@ def memorised(make_trainer, model):
 
 
 @pytest.mark.parametrize(
-    "method", [NegGradPlus(0.7), NegGradPlus(0.7, SAM(0.05)), SharpMinMax(0.7, SAM(0.05))], ids=str
+    "method", [NegGradPlus(0.7), NegGradPlus(0.7, SAM(0.05)), SharpMinMax(0.7, SAM(0.05), overlap=False)], ids=str
 )
 def test_a_causal_lm_forgets_and_keeps(make_trainer, method):
     model = memorised(make_trainer, llama())
@@ -66,7 +66,7 @@ def test_lora_moves_the_adapter_only_and_keeps_its_partition(make_trainer, tmp_p
         if "lora_B" in name:  # an adapter that has learned something
             torch.nn.init.normal_(weight, std=0.1)
     trainer = make_trainer(
-        SharpMinMax(0.8, fraction=0.2),
+        SharpMinMax(0.8, fraction=0.2, overlap=False),
         model=model,
         data=sentences(),
         num_train_epochs=3,
@@ -87,7 +87,7 @@ def test_lora_moves_the_adapter_only_and_keeps_its_partition(make_trainer, tmp_p
 
     again = get_peft_model(llama(), LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
     resumed = make_trainer(
-        SharpMinMax(0.8, fraction=0.2),
+        SharpMinMax(0.8, fraction=0.2, overlap=False),
         model=again,
         data=sentences(),
         num_train_epochs=3,

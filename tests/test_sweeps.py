@@ -10,16 +10,16 @@ from hf_sharp_unlearn import ASAM, SAM, NegGradPlus, SharpMinMax
 from hf_sharp_unlearn.kernels import BACKENDS, load
 from hf_sharp_unlearn.sharpness import realised_cosine
 
-METHODS = [NegGradPlus(0.8, SAM(0.2)), NegGradPlus(0.8, ASAM(1.0), "retain"), SharpMinMax(0.8)]
+METHODS = [NegGradPlus(0.8, SAM(0.2)), NegGradPlus(0.8, ASAM(1.0), "retain"), SharpMinMax(0.8, overlap=False)]
 
 
 def test_perturbation_cosine_is_logged_on_request(make_trainer):
     every = {"max_steps": 2, "logging_strategy": "steps", "logging_steps": 1}
-    trainer = make_trainer(SharpMinMax(0.8), log_perturbation=True, **every)
+    trainer = make_trainer(SharpMinMax(0.8, overlap=False), log_perturbation=True, **every)
     trainer.train()
     values = [entry["perturbation_cosine"] for entry in trainer.state.log_history if "perturbation_cosine" in entry]
     assert len(values) == 2 and all(value == pytest.approx(1, abs=1e-6) for value in values)
-    trainer = make_trainer(SharpMinMax(0.8), **every)
+    trainer = make_trainer(SharpMinMax(0.8, overlap=False), **every)
     trainer.train()
     assert not any("perturbation_cosine" in entry for entry in trainer.state.log_history)
 
@@ -46,13 +46,13 @@ def test_bfloat16_weights_swallow_a_small_perturbation_and_the_cosine_shows_it(i
 def test_parameters_over_the_same_memory_are_refused(make_trainer):
     model = Mlp()
     model.second.bias = torch.nn.Parameter(model.first.bias.data[2:5])
-    for method in (SharpMinMax(0.8), NegGradPlus(0.8, SAM(0.1))):
+    for method in (SharpMinMax(0.8, overlap=False), NegGradPlus(0.8, SAM(0.1))):
         with pytest.raises(ValueError, match="first.bias and second.bias are separate parameters over the same memory"):
             make_trainer(method, model=model)
     make_trainer(NegGradPlus(0.8), model=model)
     tied = Mlp()
     tied.again = tied.second  # one Parameter under two names is a tied weight
-    make_trainer(SharpMinMax(0.8), model=tied, max_steps=2).train()
+    make_trainer(SharpMinMax(0.8, overlap=False), model=tied, max_steps=2).train()
 
 
 def test_a_parameter_in_a_larger_block_is_perturbed_where_it_is(make_trainer):
@@ -63,7 +63,7 @@ def test_a_parameter_in_a_larger_block_is_perturbed_where_it_is(make_trainer):
     for weight in model.parameters():
         weight.data = block[low : low + weight.numel()].view(weight.shape)
         low += weight.numel()
-    trainer, other = (make_trainer(SharpMinMax(0.8), model=m, max_steps=3) for m in (model, plain))
+    trainer, other = (make_trainer(SharpMinMax(0.8, overlap=False), model=m, max_steps=3) for m in (model, plain))
     assert trainer._in_place and not other._in_place
     trainer.train()
     other.train()
@@ -92,7 +92,7 @@ def test_a_weight_with_gaps_in_memory_is_trained(make_trainer):
     block = torch.zeros(8, 12)
     block[:, :6] = model.first.weight.data
     model.first.weight.data = block[:, :6]
-    for method in (SharpMinMax(0.8), NegGradPlus(0.8, SAM(0.2))):
+    for method in (SharpMinMax(0.8, overlap=False), NegGradPlus(0.8, SAM(0.2))):
         ends = []
         for network in (model, plain):
             trainer = make_trainer(method, model=network, max_steps=2)
@@ -119,7 +119,9 @@ def test_channels_last_weights(make_trainer, backend):
     ends = []
     for name in ("reference", backend):
         model = timm_resnet().to(memory_format=torch.channels_last)
-        trainer = make_trainer(SharpMinMax(0.8), model=model, data=images(24), max_steps=2, kernel_backend=name)
+        trainer = make_trainer(
+            SharpMinMax(0.8, overlap=False), model=model, data=images(24), max_steps=2, kernel_backend=name
+        )
         trainer.train()
         ends.append(weights_of(trainer.model))
     for name in ends[0]:
@@ -150,6 +152,6 @@ def test_parameters_of_two_dtypes(make_trainer, method):
 def test_a_parameter_that_no_pass_reaches_stays_without_gradient_and_does_not_move(make_trainer):
     model = Mlp()
     model.unused = torch.nn.Parameter(torch.ones(5))
-    trainer = make_trainer(SharpMinMax(0.8), model=model, max_steps=2, weight_decay=0.1)
+    trainer = make_trainer(SharpMinMax(0.8, overlap=False), model=model, max_steps=2, weight_decay=0.1)
     trainer.train()
     assert torch.equal(model.unused, torch.ones(5)) and model.unused not in trainer.optimizer.state

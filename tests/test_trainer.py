@@ -10,7 +10,7 @@ from transformers import AutoModelForImageClassification, DefaultDataCollator, T
 
 from hf_sharp_unlearn import ASAM, METHODS, SAM, NegGradPlus, SharpMinMax, UnlearningArguments, optim
 
-ALL = [NegGradPlus(0.8), NegGradPlus(0.8, SAM(0.2)), SharpMinMax(0.8)]
+ALL = [NegGradPlus(0.8), NegGradPlus(0.8, SAM(0.2)), SharpMinMax(0.8, overlap=False)]
 
 
 def test_defaults_that_differ_from_training_arguments(make_trainer, tmp_path):
@@ -20,7 +20,7 @@ def test_defaults_that_differ_from_training_arguments(make_trainer, tmp_path):
     changed = {key for key, value in args.to_dict().items() if key in plain and plain[key] != value}
     assert changed <= {"optim", "optim_args", "learning_rate", "lr_scheduler_type"}
     trainer = make_trainer("sharp_minmax")
-    assert trainer.method == SharpMinMax()
+    assert trainer.method == SharpMinMax(overlap=False)
     optimizer = trainer.create_optimizer()
     assert type(optimizer) is optim.SGD and optimizer.defaults["momentum"] == 0.9
     assert make_trainer("neggrad", optim_args="momentum=0.5").create_optimizer().defaults["momentum"] == 0.5
@@ -79,7 +79,7 @@ def test_clipping_acts_on_the_composed_gradient(make_trainer, method):
 @pytest.mark.filterwarnings("ignore:.*makes its steps independent")
 def test_optimizers_and_schedules(make_trainer, optim):
     trainer = make_trainer(
-        SharpMinMax(0.8), optim=optim, learning_rate=0.01, lr_scheduler_type="cosine", warmup_steps=2
+        SharpMinMax(0.8, overlap=False), optim=optim, learning_rate=0.01, lr_scheduler_type="cosine", warmup_steps=2
     )
     start = weights_of(trainer.model)
     trainer.train()
@@ -90,7 +90,7 @@ def test_optimizers_and_schedules(make_trainer, optim):
 def test_an_optimizer_of_the_users_own(make_trainer):
     model = Mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    trainer = make_trainer(SharpMinMax(0.8), model=model, trainer={"optimizers": (optimizer, None)})
+    trainer = make_trainer(SharpMinMax(0.8, overlap=False), model=model, trainer={"optimizers": (optimizer, None)})
     start = weights_of(model)
     trainer.train()
     assert differs(start, weights_of(model))
@@ -152,9 +152,9 @@ def test_the_best_model_by_a_named_metric_is_loaded_at_the_end(make_trainer):
 
 
 def test_model_init_makes_the_partition_from_the_model_it_makes(make_trainer):
-    trainer = make_trainer(SharpMinMax(0.8), trainer={"model_init": lambda: Mlp(seed=4)})
+    trainer = make_trainer(SharpMinMax(0.8, overlap=False), trainer={"model_init": lambda: Mlp(seed=4)})
     trainer.train()
-    direct = make_trainer(SharpMinMax(0.8), model=Mlp(seed=4))
+    direct = make_trainer(SharpMinMax(0.8, overlap=False), model=Mlp(seed=4))
     direct.train()
     assert_same(weights_of(trainer.model), weights_of(direct.model))
     for name, mask in direct.partition.masks.items():
@@ -175,7 +175,9 @@ def test_compute_loss_func_and_label_smoothing(make_trainer):
 
     assert first_loss(trainer={"compute_loss_func": doubled}) == pytest.approx(2 * first_loss(), rel=1e-4)
     model = timm_resnet()
-    smooth = make_trainer(SharpMinMax(0.8), model=model, data=images(24), label_smoothing_factor=0.1, max_steps=2)
+    smooth = make_trainer(
+        SharpMinMax(0.8, overlap=False), model=model, data=images(24), label_smoothing_factor=0.1, max_steps=2
+    )
     smooth.train()
 
 
@@ -191,9 +193,9 @@ def test_bf16_autocast(make_trainer, method):
 
 def test_the_partition_is_made_in_fp32_also_under_bf16(make_trainer):
     """On a first run and on a second one of the same trainer, whose model accelerate has wrapped already."""
-    plain = make_trainer(SharpMinMax(0.8), max_steps=1, learning_rate=0.0)
+    plain = make_trainer(SharpMinMax(0.8, overlap=False), max_steps=1, learning_rate=0.0)
     plain.train()
-    mixed = make_trainer(SharpMinMax(0.8), max_steps=1, learning_rate=0.0, bf16=True)
+    mixed = make_trainer(SharpMinMax(0.8, overlap=False), max_steps=1, learning_rate=0.0, bf16=True)
     for _ in range(2):
         mixed.train()
         for name, mask in plain.partition.masks.items():
@@ -213,7 +215,7 @@ def test_torch_compile(make_trainer, method):
 
 
 def test_a_summary_says_how_many_parameters_of_each_layer_are_in_the_forget_part(make_trainer):
-    trainer = make_trainer(SharpMinMax(0.8, fraction=0.25), max_steps=1)
+    trainer = make_trainer(SharpMinMax(0.8, fraction=0.25, overlap=False), max_steps=1)
     trainer.train()
     summary = trainer.partition.summary().splitlines()
     inside, total = sum(m.sum().item() for m in trainer.partition.masks.values()), 6 * 8 + 8 + 8 * 3 + 3
@@ -232,7 +234,7 @@ def test_save_and_load_of_a_timm_model_and_of_a_dataset_with_a_transform(make_tr
         return {"pixel_values": pixels, "labels": batch["label"]}
 
     trainer = make_trainer(
-        SharpMinMax(0.8),
+        SharpMinMax(0.8, overlap=False),
         model=timm_resnet(),
         data=table.with_transform(transform),
         trainer={"eval_dataset": table.with_transform(transform), "data_collator": DefaultDataCollator()},
@@ -248,7 +250,10 @@ def test_save_and_load_of_a_timm_model_and_of_a_dataset_with_a_transform(make_tr
 def test_a_table_without_a_transform_is_read_in_one_go_and_gives_the_same_run(make_trainer):
     data = rows(24)
     table = datasets.Dataset.from_dict({"x": [r["x"].tolist() for r in data], "labels": [r["labels"] for r in data]})
-    as_list, as_table = make_trainer(SharpMinMax(0.8), data=data), make_trainer(SharpMinMax(0.8), data=table)
+    as_list, as_table = (
+        make_trainer(SharpMinMax(0.8, overlap=False), data=data),
+        make_trainer(SharpMinMax(0.8, overlap=False), data=table),
+    )
     as_list.train(), as_table.train()
     assert_same(weights_of(as_list.model), weights_of(as_table.model))
 
@@ -256,7 +261,7 @@ def test_a_table_without_a_transform_is_read_in_one_go_and_gives_the_same_run(ma
 def test_only_parameters_that_require_grad_take_part(make_trainer):
     model = Mlp()
     model.first.requires_grad_(False)
-    trainer = make_trainer(SharpMinMax(0.8, ASAM(2.0), scope="all"), model=model)
+    trainer = make_trainer(SharpMinMax(0.8, ASAM(2.0), scope="all", overlap=False), model=model)
     start = weights_of(model)
     trainer.train()
     end = weights_of(model)
@@ -270,7 +275,7 @@ def test_the_count_of_floating_point_operations_counts_every_pass(make_trainer):
         trainer.train()
         return trainer.state.total_flos
 
-    assert flops(NegGradPlus(1.0)) * 4 == flops(NegGradPlus(0.8)) * 2 == flops(SharpMinMax(0.8)) > 0
+    assert flops(NegGradPlus(1.0)) * 4 == flops(NegGradPlus(0.8)) * 2 == flops(SharpMinMax(0.8, overlap=False)) > 0
 
 
 def test_drop_last_keeps_full_batches_only(make_trainer):

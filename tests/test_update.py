@@ -9,7 +9,7 @@ from hf_sharp_unlearn import ASAM, SAM, NegGradPlus, SharpMinMax, optim
 from hf_sharp_unlearn.kernels import BACKENDS, load, metered
 
 DATA = rows(24, shape=(1, 5, 5))
-METHODS = [NegGradPlus(0.8, SAM(0.2)), NegGradPlus(0.8, ASAM(1.0), "retain"), SharpMinMax(0.8),
+METHODS = [NegGradPlus(0.8, SAM(0.2)), NegGradPlus(0.8, ASAM(1.0), "retain"), SharpMinMax(0.8, overlap=False),
            SharpMinMax(0.8, SAM(0.2), scope="all", overlap=True, lam_retain=0.5, lam_forget=0.5)]  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def test_auto_takes_tiled_on_a_cpu_and_an_impossible_backend_is_refused_at_once(
 )
 @pytest.mark.filterwarnings("ignore:.*independent of the scale")
 def test_the_one_sweep_optimizers_are_the_default_for_a_partition(make_trainer, name, kind):
-    trainer = make_trainer(SharpMinMax(0.8), optim=name, max_steps=2, weight_decay=0.01)
+    trainer = make_trainer(SharpMinMax(0.8, overlap=False), optim=name, max_steps=2, weight_decay=0.01)
     trainer.train()
     optimizer = trainer.optimizer.optimizer
     assert type(optimizer) is (kind or torch.optim.Adagrad)
@@ -91,7 +91,7 @@ def test_a_one_sweep_run_equals_a_run_with_torchs_optimizer(make_trainer, limit,
         model = BatchNormNet()
         optimizer = kind(model.parameters(), **options)
         trainer = make_trainer(
-            SharpMinMax(0.8),
+            SharpMinMax(0.8, overlap=False),
             model=model,
             data=DATA,
             max_steps=4,
@@ -118,7 +118,7 @@ def test_clipping_and_norms_cost_no_sweep_of_torchs(make_trainer, monkeypatch, l
     def forbidden(*args, **kwargs):
         raise AssertionError("a sweep of its own")
 
-    trainer = make_trainer(SharpMinMax(0.8), max_steps=2, max_grad_norm=limit)
+    trainer = make_trainer(SharpMinMax(0.8, overlap=False), max_steps=2, max_grad_norm=limit)
     monkeypatch.setattr(trainer.accelerator, "clip_grad_norm_", forbidden)
     monkeypatch.setattr(torch, "_foreach_mul_", forbidden)
     trainer.train()
@@ -151,7 +151,7 @@ def test_a_non_finite_composed_gradient_leaves_weights_and_moments(make_trainer,
             self.state = {k: v["momentum_buffer"].clone() for k, v in optimizer.state.items()}
 
     # Forget-set calls alternate clean, perturbed; with accumulation 2 the fourth is a perturbed one.
-    method = SharpMinMax(0.8, forget_loss=loss)
+    method = SharpMinMax(0.8, forget_loss=loss, overlap=False)
     trainer = make_trainer(method, max_steps=4, max_grad_norm=limit, gradient_accumulation_steps=2)
     trainer.add_callback(count := Count())
     with pytest.raises(FloatingPointError, match="Non-finite norm of the gradient of step 1"):
@@ -185,7 +185,7 @@ def test_a_step_is_at_most_12_launches_and_86_bytes_a_parameter(make_trainer, li
     found = []
     for blocks in ([1, 1, 1, 1], [2, 2, 2, 2]):
         model = timm_resnet(channels=[16, 16, 16, 20], layers=blocks)
-        sweeps, size = one_step(make_trainer, SharpMinMax(0.8, SAM(0.1)), model, max_grad_norm=limit)
+        sweeps, size = one_step(make_trainer, SharpMinMax(0.8, SAM(0.1), overlap=False), model, max_grad_norm=limit)
         tensors = len(list(model.parameters()))
         launches, moved = (sum(row[k] for row in sweeps) for k in (1, 2))
         found.append((tensors, launches, moved / size))
@@ -196,7 +196,7 @@ def test_a_step_is_at_most_12_launches_and_86_bytes_a_parameter(make_trainer, li
 
 
 def test_asam_reads_the_weights_once_more_for_its_norms(make_trainer):
-    sweeps, size = one_step(make_trainer, SharpMinMax(0.8, ASAM(1.0)), timm_resnet())
+    sweeps, size = one_step(make_trainer, SharpMinMax(0.8, ASAM(1.0), overlap=False), timm_resnet())
     assert sum(row[2] for row in sweeps) / size == pytest.approx(76)
 
 
@@ -207,7 +207,9 @@ def test_a_step_that_a_callback_prevented_is_not_the_next_one(make_trainer):
 
     model = Mlp()
     optimizer = optim.SGD(model.parameters(), lr=1.0)
-    trainer = make_trainer(SharpMinMax(0.8), model=model, max_grad_norm=1e-3, trainer={"optimizers": (optimizer, None)})
+    trainer = make_trainer(
+        SharpMinMax(0.8, overlap=False), model=model, max_grad_norm=1e-3, trainer={"optimizers": (optimizer, None)}
+    )
     trainer.add_callback(Stop())
     with pytest.raises(RuntimeError, match="stop"):
         trainer.train()
@@ -223,7 +225,7 @@ def test_an_optimizer_with_amsgrad_takes_torchs_step_with_the_clipped_gradient(m
     for kind in (optim.AdamW, torch.optim.AdamW):
         model = Mlp()
         optimizer = kind(model.parameters(), lr=0.01, amsgrad=True)
-        trainer = make_trainer(SharpMinMax(0.8), model=model, max_steps=3, max_grad_norm=0.01,
+        trainer = make_trainer(SharpMinMax(0.8, overlap=False), model=model, max_steps=3, max_grad_norm=0.01,
                                trainer={"optimizers": (optimizer, None)})  # fmt: skip
         trainer.train()
         ends.append(weights_of(model))
