@@ -39,8 +39,8 @@ class SharpMinMax(Method):
     sharpness: SAM(...), ASAM(...), or None for the partitioned update without sharpness.
     fraction: share of the trainable parameters in the forget part, in (0, 1).
     scope: "part" perturbs each half's own parameters only, "all" every parameter.
-    overlap: True lets the retain half move all parameters, the forget half its own part on top; False, as published, gives
-        each parameter to one half only.
+    overlap: True lets the retain half move all parameters, the forget half its own part on top; False, as published,
+        gives each parameter to one half only.
     lam_retain, lam_forget: weight of the sharpness term, >= 0. 0 is the plain gradient.
     """
 
