@@ -80,12 +80,12 @@ def write(rows: list[dict], winners: dict, folder: str, stem: str) -> None:
         writer = csv.DictWriter(file, list(tables["hard"][0]))
         writer.writeheader()
         writer.writerows(line for lines in tables.values() for line in lines)
-    first = rows[-1]
+    first, commits = rows[-1], sorted({row["commit"] for row in rows})
     seeds = len(found["hard", "do nothing"])
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     facts = (
-        f"{over}; {first['device']}; torch {first['torch']}, transformers "
-        f"{first['transformers']}, commit {first['commit']}, {first['date']}"
+        f"{over}; {first['device']} (on a CPU one a run); torch {first['torch']}, transformers "
+        f"{first['transformers']}, commits {', '.join(commits)}, {first['date']}"
     )
     parts = []
     for selection, lines in tables.items():
@@ -96,7 +96,7 @@ def write(rows: list[dict], winners: dict, folder: str, stem: str) -> None:
                 parts.append(f"## {first['data']}, {title}\n\n{markdown(some)}\n")
     with open(os.path.join(folder, f"{stem}.md"), "w") as file:
         file.write("\n".join(parts) + f"\n{facts}\n")
-    plot(found, tables, os.path.join(folder, f"{stem}.png"), f"{first['data']}: {facts.partition(';')[0]}")
+    plot(found, tables, os.path.join(folder, f"{stem}.png"), f"{first['data']}: bars are means, dots the seeds")
     print("\n".join(parts) + f"\n{facts}")
 
 
