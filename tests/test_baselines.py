@@ -312,3 +312,43 @@ def test_a_stream_that_is_missing_is_named(make_trainer):
     for method in (RandomLabel(), FineTune(), L1Sparse(), Scrub(), Influence()):
         with pytest.raises(ValueError, match="retain_dataset=None"):
             make_trainer(method, trainer={"retain_dataset": None})
+
+
+# ---- the teacher of LoRA, and of a trainer that trains twice ----
+
+
+def test_the_teacher_of_a_lora_model_shares_its_base(make_trainer):
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = get_peft_model(LlamaForCausalLM(config), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    tokens = torch.randint(1, 32, (20, 6), generator=torch.Generator().manual_seed(0)).tolist()
+    data = datasets.Dataset.from_dict({"input_ids": tokens, "labels": tokens})
+    trainer = make_trainer(Scrub(msteps=1), model=model, data=data, learning_rate=0.05, num_train_epochs=2)
+    start = weights_of(model)
+    trainer.train()
+    taught = dict(trainer.teacher.module.named_parameters())
+    for name, weight in model.named_parameters():
+        assert (taught[name] is weight) == (not weight.requires_grad), name
+    assert_same(start, weights_of(trainer.teacher.module))
+    moved = {name for name, value in weights_of(model).items() if not torch.equal(value, start[name])}
+    assert moved and all("lora" in name for name in moved)
+
+
+@pytest.mark.parametrize("method", [Scrub(msteps=1), SalUn(), Influence(damping=0.1, iterations=3)], ids=str)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_second_run_starts_from_the_first_ones_end(make_trainer, method, bf16):
+    """Teacher, mask and whole-set passes are made anew, of the model that accelerate has wrapped by then."""
+    trainer = make_trainer(method, bf16=bf16, num_train_epochs=1)
+    trainer.train()
+    between = weights_of(trainer.model)
+    trainer.train()
+    assert differs(between, weights_of(trainer.model))
+    if method.teacher:
+        assert_same(between, weights_of(trainer.teacher.module))
+    if method.frozen:
+        for name, mask in trainer.partition.masks.items():
+            assert torch.equal(weights_of(trainer.model)[name][~mask], between[name][~mask])
