@@ -217,17 +217,26 @@ def check_single_step(trainer: Any) -> None:
     name = type(trainer.method).__name__
     if trainer.optimizer is not None or trainer.lr_scheduler is not None:
         raise ValueError(f"optimizers=...: {name} makes one update by itself. Leave optimizers out.")
-    if trainer.args.fp16:
-        raise ValueError(f"fp16=True: {name} makes its update in full precision. Leave fp16 out.")
-    check_memory(trainer.model, trainer.method, trainer.args.device)
+    if trainer.accelerator.scaler is not None:
+        raise ValueError(
+            f"fp16=True or mixed_precision='fp16': {name} makes its update in full precision. Leave fp16 out."
+        )
+    for key, weight in trainer.model.named_parameters():
+        if weight.requires_grad and torch.finfo(weight.dtype).bits < 32:
+            raise ValueError(
+                f"model: {key} is {weight.dtype}, in which sums over a whole set stall. Load the trainable weights in "
+                f"float32 (dtype='float32') for {name}."
+            )
+    check_free_memory(trainer.model, trainer.method, trainer.args.device)
 
 
-def check_memory(model: nn.Module, method: Method, device: torch.device) -> None:
+def check_free_memory(model: nn.Module, method: Method, device: torch.device) -> None:
     """Raise ValueError if a method that holds several vectors of the model's size cannot fit them."""
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
     need = method.vectors * size
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + cached
     elif device.type == "cpu":
         free = psutil.virtual_memory().available
     else:

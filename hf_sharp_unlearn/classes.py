@@ -9,7 +9,7 @@ from torch.utils.data import Subset
 from transformers.models.auto import modeling_auto
 
 from .buffers import evaluating
-from .losses import logits_of
+from .losses import counted_items, logits_of
 from .rng import isolated_rng
 
 _CLASSIFIERS = {
@@ -39,16 +39,20 @@ def classes_of(model: nn.Module) -> int | None:
 
 def classes_to_draw(trainer: Any) -> int:
     """Number of classes from which a random label is drawn: the method's, the head's, or the length of the logits."""
-    classes = trainer.method.classes or classes_of(trainer.model)
-    if classes is None:
+    name, chosen, classes = type(trainer.method).__name__, trainer.method.classes, classes_of(trainer.model)
+    if classes is None and chosen is None:
         with isolated_rng(), evaluating(trainer.model), torch.no_grad():
             collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
-            classes = logits_of(trainer.model(**trainer._prepare_inputs(collate([trainer.forget_dataset[0]])))).shape[
-                -1
-            ]
+            inputs = trainer._prepare_inputs(collate([trainer.forget_dataset[0]]))
+            logits = logits_of(trainer.model(**inputs))
+            counted_items(inputs, logits, trainer.label_names, trainer._loss_shifts_labels)  # classes must come last
+            classes = logits.shape[-1]
+    if chosen is not None and classes is not None and chosen > classes:
+        raise ValueError(f"{name}(classes={chosen}): the model's head has {classes}. Leave classes out.")
+    classes = chosen or classes
     if classes < 2:
         raise ValueError(
-            f"{type(trainer.method).__name__}: the model has {classes} output(s), there is no other label to "
+            f"{name}: the model has {classes} output(s), there is no other label to "
             "draw. Random labels need a classifier or a language model; pass classes= if the head does not tell."
         )
     return classes

@@ -51,12 +51,14 @@ def conjugate_gradients(
 
     Stops when || A x - target || <= tolerance * || target ||, or after `iterations` products. Returns (x, that ratio,
     products made). The start is x = 0, so an early stop gives a shorter x, never a longer one. Raises
-    FloatingPointError if A is not positive definite along the way, or not finite.
+    FloatingPointError if A is not positive definite along the way, or anything is not finite.
     """
     x = [torch.zeros_like(t) for t in target]
     residual = [t.clone() for t in target]
     direction = [t.clone() for t in target]
     squared = start = _dot(residual, residual)
+    if not math.isfinite(start):
+        raise FloatingPointError(f"Non-finite right-hand side of conjugate gradients: squared norm {start}.")
     made = 0
     while made < iterations and squared > tolerance**2 * start:
         image = product(direction)

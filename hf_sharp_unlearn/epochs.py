@@ -23,7 +23,7 @@ class EpochHooks:
         self._sampler = stream_sampler(dataloader)
         values = list(super().set_initial_training_values(args, dataloader))
         if self.method.single_step:
-            epochs, max_steps = 1, 1
+            epochs, max_steps, values[3] = 1, 1, len(self.retain_dataset) + len(self.forget_dataset)
         elif args.max_steps > 0:
             epochs, max_steps = self._epochs_for(args.max_steps), args.max_steps
         else:

@@ -47,7 +47,7 @@ def _fetch(dataset: Any, indices: list[int], seeds: Callable[[int], int]) -> lis
 
 
 class StreamDataset(Dataset):
-    """Maps slots to samples. Its length is the anchor set's: what an epoch is."""
+    """Maps slots to samples. Its length is that of the first anchor's set."""
 
     def __init__(self, streams: Mapping[str, Any], anchor: str, seed: int):
         self.streams, self.anchor, self.seed = dict(streams), anchor, seed

@@ -5,7 +5,8 @@ weights at the end of every epoch are kept; when training ends, those are put ba
 closest to the reference: the *final* model's error on held-out samples of the forget set's classes. The latest epoch
 wins a tie.
 
-Weights are kept on disk, in `output_dir/rewind`, until the choice is made; a resumed run finds them there.
+Weights are kept on disk, in `output_dir/rewind`, until the choice is made; a resumed run finds them there. A run that
+is stopped before its last step leaves them there, and the model as it is.
 """
 
 import json
@@ -36,16 +37,33 @@ class Rewind(TrainerCallback):
             )
         if trainer.args.load_best_model_at_end:
             raise ValueError(f"rewind={split!r} and load_best_model_at_end=True both choose the final model: use one.")
+        for name in ("prediction_loss_only", "batch_eval_metrics"):
+            if getattr(trainer.args, name):
+                raise ValueError(
+                    f"{name}=True: rewind={split!r} needs the predictions of whole splits. Leave it False."
+                )
         self.trainer, self.split = trainer, split
         self.folder = os.path.join(trainer.args.output_dir, FOLDER)
         self.chosen: int | None = None  # the epoch, from 1
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.chosen = None
-        if args.should_save:
-            if state.global_step == 0:
-                shutil.rmtree(self.folder, ignore_errors=True)
-            os.makedirs(self.folder, exist_ok=True)
+        if not args.should_save:
+            return
+        if state.global_step == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        os.makedirs(self.folder, exist_ok=True)
+        whole = int((state.epoch or 0) + 1e-6)  # epochs that a resumed run has behind it
+        for epoch in self._errors():
+            if epoch > whole:
+                for kind in ("json", "safetensors"):
+                    os.remove(self._path(epoch, kind))
+        missing = sorted(set(range(1, whole + 1)) - self._errors().keys())
+        if missing:
+            raise ValueError(
+                f"rewind={self.split!r}: {self.folder} has not kept the weights of epochs {missing}, to choose among. "
+                "Resume with the output_dir of the run that saved the checkpoint, or start again."
+            )
 
     def on_epoch_end(self, args, state, control, **kwargs):
         epoch = int(np.ceil((state.epoch or 0) - 1e-6))
@@ -56,6 +74,8 @@ class Rewind(TrainerCallback):
                 json.dump({"forget_error": error}, file)
 
     def on_train_end(self, args, state, control, **kwargs):
+        if state.global_step < state.max_steps:  # stopped early, perhaps to be resumed: nothing is chosen yet
+            return
         _, labels = self._error("forget")
         reference, _ = self._error(self.split, labels)
         epoch, error = 0, 0.0
@@ -64,7 +84,7 @@ class Rewind(TrainerCallback):
             saved = load_file(self._path(epoch, "safetensors"))
             for name, value in self._weights(copy=False).items():
                 value.copy_(saved[name])
-        choice = torch.tensor([epoch, error], dtype=torch.float64, device=args.device)
+        choice = torch.tensor([epoch, error], dtype=torch.float32, device=args.device)
         broadcast_first([choice, *self._weights(copy=False).values()], self.trainer.accelerator.num_processes)
         self.chosen = int(choice[0])
         if args.should_save:
@@ -96,8 +116,9 @@ class Rewind(TrainerCallback):
         """(share of wrong predictions among the samples of these classes, labels of the split)."""
         output = self.trainer.predict(self.trainer.eval_dataset[split], metric_key_prefix=f"rewind_{split}")
         predictions, labels = output.predictions, output.label_ids
-        if isinstance(predictions, tuple):
-            predictions = predictions[0]
+        predictions = predictions[0] if isinstance(predictions, tuple) else predictions
+        if not isinstance(predictions, np.ndarray) or not isinstance(labels, np.ndarray):
+            raise ValueError(f"rewind={self.split!r}: needs logits and one kind of integer labels in {split!r}.")
         if predictions.ndim == labels.ndim + 1:
             predictions = predictions.argmax(-1)
         if self.trainer._loss_shifts_labels and labels.ndim > 1:

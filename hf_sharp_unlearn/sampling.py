@@ -34,7 +34,7 @@ class Pass(NamedTuple):
     """One pass over the stream `anchor`, with samples of `beside` in every micro-batch in proportion.
 
     Without an anchor: a single micro-batch that holds nothing, for a method that makes one step and reads the data
-    itself. A plan whose passes have a `beside` has the same one in every epoch, because its walk goes on across epochs.
+    itself. A stream that is `beside` is so in every epoch, because its walk goes on across them, and never an anchor.
     """
 
     anchor: str | None
@@ -110,6 +110,11 @@ class StreamBatchSampler(Sampler[list[Slot]]):
     def samples(self, epoch: int) -> int:
         """Samples of the anchors in an epoch."""
         return sum(len(self.orders[piece.anchor]) for piece in self.plan(epoch) if piece.anchor is not None)
+
+    def too_small(self) -> list[tuple[str, int]]:
+        """(stream, samples of a global batch) of the anchors of the first epoch that `drop_last` would drop whole."""
+        groups = {piece.anchor: self.sizes[piece.anchor] * self.processes for piece in self.plan(0) if piece.anchor}
+        return [(s, size) for s, size in groups.items() if self.drop_last and len(self.orders[s]) < size]
 
     def __iter__(self) -> Iterator[list[Slot]]:
         epoch, passes = self.epoch, self.plan(self.epoch)

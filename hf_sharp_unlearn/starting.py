@@ -42,18 +42,22 @@ class StartHooks:
             partition.check(self.model, self.method.fraction, source)
             self.partition = partition.to(self.model)
         if self.method.teacher:
-            self.teacher = Teacher(self._bare_model())
-            self.teacher.check(resume_from_checkpoint)
+            if self.teacher is None or not self.teacher.made(resume_from_checkpoint):
+                self.teacher = None  # before the next one: never two copies
+                teacher = Teacher(self._bare_model())
+                teacher.check(resume_from_checkpoint)
+                self.teacher = teacher
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        self._loss_sums, self._loss_steps, self._cosines = {}, 0, []
+        self._loss_sums, self._cosines = {}, []
         self._choose_kernels()  # again: `model_init` may have made another model
         if resume_from_checkpoint is None:
             if self.method.fraction is not None:
                 self.partition = self._make_partition()
                 logger.info("Partition\n%s", self.partition.summary())
             if self.method.teacher:
+                self.teacher = None  # before the next one: never two copies
                 self.teacher = Teacher(self._bare_model())
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)

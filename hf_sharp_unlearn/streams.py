@@ -40,6 +40,11 @@ class StreamHooks:
             drop_last=self.args.dataloader_drop_last,
             accumulation=self.args.gradient_accumulation_steps,
         )
+        for stream, size in sampler.too_small():
+            raise ValueError(
+                f"dataloader_drop_last=True: {stream}_dataset has {len(streams[stream])} samples, less than the {size} "
+                "of a global batch, so a pass over it would be empty. Lower the batch size or leave drop_last out."
+            )
         return self.accelerator.prepare(self._stream_loader(streams, self.method.streams[0], sampler))
 
     def _stream_loader(self, streams: Mapping[str, Any], anchor: str, batch_sampler: Any) -> DataLoader:

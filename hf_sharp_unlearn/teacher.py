@@ -45,6 +45,14 @@ class Teacher:
         with open(os.path.join(directory, FILE_NAME), "w") as file:
             json.dump({"sha256": self.fingerprint}, file)
 
+    def made(self, directory: str) -> bool:
+        """True if the checkpoint in `directory` was made with this teacher."""
+        path = os.path.join(directory, FILE_NAME)
+        if not os.path.isfile(path):
+            return False
+        with open(path) as file:
+            return json.load(file)["sha256"] == self.fingerprint
+
     def check(self, directory: str) -> None:
         """Raise ValueError unless the checkpoint in `directory` was made with this teacher."""
         path = os.path.join(directory, FILE_NAME)
@@ -53,11 +61,9 @@ class Teacher:
                 f"resume_from_checkpoint={directory!r} has no {FILE_NAME}: it was not saved by a run with a teacher. "
                 "Start again from the original model."
             )
-        with open(path) as file:
-            saved = json.load(file)["sha256"]
-        if saved != self.fingerprint:
+        if not self.made(directory):
             raise ValueError(
-                f"resume_from_checkpoint={directory!r} was made with another teacher (sha256 {saved[:12]}..., model: "
+                f"resume_from_checkpoint={directory!r} was made with another teacher (this one's sha256: "
                 f"{self.fingerprint[:12]}...). The teacher is the model that the run began with: build the trainer "
                 "with those weights, then resume."
             )

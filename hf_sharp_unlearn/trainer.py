@@ -78,8 +78,7 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Traine
         self._shadows: dict[int, Tensor] = {}
         self._window: list[dict] = []
         self._last_window: Window | None = None
-        self._loss_sums: dict[str, Tensor] = {}
-        self._loss_steps = 0
+        self._loss_sums: dict[str, tuple[Tensor, int]] = {}  # stream -> sum of its losses, steps that had it
         self._cosines: list[float] = []
         super().__init__(
             model,
@@ -149,8 +148,8 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Traine
         )
         objective = self._last_window.run(self.method.step)
         for stream, loss in self._last_window.stream_losses.items():
-            self._loss_sums[stream] = self._loss_sums.get(stream, 0) + loss
-        self._loss_steps += 1
+            total, steps = self._loss_sums.get(stream, (0, 0))
+            self._loss_sums[stream] = total + loss, steps + 1
         self._cosines += self._last_window.sweeps.cosines
         every = self.args.torch_empty_cache_steps
         if every is not None and self.state.global_step % every == 0:
@@ -175,6 +174,11 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Traine
                 loss, outputs = self.compute_loss(model, dict(inputs), return_outputs=True)
             else:
                 loss = custom(outputs := model(**inputs), inputs)
+            if loss.numel() != 1:
+                raise ValueError(
+                    f"The {stream} loss has shape {tuple(loss.shape)}: {type(self.method).__name__} adds it to a mean "
+                    "over the items, so return that mean, a scalar."
+                )
             with self.accelerator.autocast():
                 taught = self.teacher(inputs)
             items = counted_items(inputs, logits_of(outputs), self.label_names, self._loss_shifts_labels)
@@ -206,13 +210,13 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Traine
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self._loss_steps and {"loss", "learning_rate"} <= logs.keys():  # Trainer's own training log, on all ranks
-            for stream in sorted(self._loss_sums):
-                mean = self.accelerator.reduce(self._loss_sums[stream] / self._loss_steps, reduction="mean")
+        if self._loss_sums and {"loss", "learning_rate"} <= logs.keys():  # Trainer's own training log, on all ranks
+            for stream, (total, steps) in sorted(self._loss_sums.items()):
+                mean = self.accelerator.reduce(total / steps, reduction="mean")
                 logs[f"loss_{stream}"] = mean.item()
             if self._cosines:
                 logs["perturbation_cosine"] = sum(self._cosines) / len(self._cosines)
-            self._loss_sums, self._loss_steps, self._cosines = {}, 0, []
+            self._loss_sums, self._cosines = {}, []
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict) -> int:

@@ -76,9 +76,11 @@ class UpdateHooks:
     _hook: RemovableHandle | None = None
 
     def _freeze_outside(self, optimizer: torch.optim.Optimizer) -> None:
-        """A gradient of 0 does not keep a weight where it is: decay, momentum and moments move it. Put it back."""
+        """A gradient of 0 does not keep a weight where it is: decay, momentum and moments move it. Put it back.
+        Costs a copy of the weights, and a sweep a step."""
         named = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
-        held = [(weight, self.partition.masks[name], weight.detach().clone()) for name, weight in named.items()]
+        outside = {name: weight for name, weight in named.items() if not self.partition.masks[name].all()}
+        held = [(weight, self.partition.masks[name], weight.detach().clone()) for name, weight in outside.items()]
 
         @torch.no_grad()
         def put_back(*_: Any) -> None:

@@ -166,6 +166,9 @@ class Window:
         for stream, coefficient in objective.items():
             gradient, loss = self.population.mean_gradient(stream)
             total = self.add(torch._foreach_mul(gradient, coefficient), total)
+            what = f"loss or gradient norm of the whole set in the {'perturbed' if again else 'clean'} pass"
+            norm = float(torch.stack(torch._foreach_norm(gradient)).norm())
+            self._require_finite(what, {f"{stream} loss": loss, f"{stream} gradient": norm})
             if not again:
                 self.stream_losses[stream] = torch.tensor(loss, device=self._device)
                 self._add_to_objective(coefficient * self.stream_losses[stream])

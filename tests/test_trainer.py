@@ -20,7 +20,7 @@ def test_defaults_that_differ_from_training_arguments(make_trainer, tmp_path):
     changed = {key for key, value in args.to_dict().items() if key in plain and plain[key] != value}
     assert changed <= {"optim", "optim_args", "learning_rate", "lr_scheduler_type"}
     trainer = make_trainer("sharp_minmax")
-    assert trainer.method == SharpMinMax(overlap=False)
+    assert trainer.method == SharpMinMax()
     optimizer = trainer.create_optimizer()
     assert type(optimizer) is optim.SGD and optimizer.defaults["momentum"] == 0.9
     assert make_trainer("neggrad", optim_args="momentum=0.5").create_optimizer().defaults["momentum"] == 0.5

@@ -60,6 +60,8 @@ class Influence(Method):
         self.check_whole("samples", 1)
         self.check_whole("iterations", 1)
         self.check_range("tolerance", 0, 1)
+        if self.tolerance == 1:
+            raise ValueError("Influence(tolerance=1): no update would satisfy it already. Give a number in [0, 1).")
 
     @property
     def weights(self) -> dict[str, float]:

@@ -15,7 +15,7 @@ Published settings: lr 0.1, 10 epochs (Zhao et al., NeurIPS 2024, RUM); lr 0.013
 from dataclasses import dataclass
 
 from ..sharpness import Sharpness
-from .base import Method
+from .base import Method, StreamLoss
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class RandomLabel(Method):
                 f"{type(self).__name__}(forget_loss=...): both sets are one here, in one batch. Pass retain_loss, "
                 "which then replaces the model's loss on both."
             )
+
+    def loss_of(self, stream: str) -> StreamLoss | None:
+        return self.retain_loss  # both sets are one; the saliency mask of a subclass is made with it too
 
     @property
     def weights(self) -> dict[str, float]:

@@ -7,7 +7,8 @@ plain        w <- w - lr * m grad L(w)
 sharpness    w <- w - lr * m grad L(w + eps),    eps from m grad L(w): only weights that may move are perturbed
 
 Symbols: m saliency mask, CE cross-entropy, R retain set, F forget set, w weights, lr learning rate.
-Weights with m = 0 stay what they are, bit for bit, under any optimizer: neither weight decay nor momentum moves them.
+Weights with m = 0 stay what they are, bit for bit, under any optimizer: neither weight decay nor momentum moves them
+(schedule-free optimizers, which move weights outside their step too, are the exception).
 With fraction = 1 this is Random Label.
 Published settings: fraction 0.5, lr 0.013, 10 epochs (CIFAR-10, the authors' example); lr 0.1, 10 epochs (RUM).
 """

@@ -75,4 +75,4 @@ class Scrub(Method):
         divergence = distillation(logits_of(outputs), logits_of(taught), items, self.temperature)
         if stream == "forget":
             return divergence
-        return self.alpha * divergence + self.gamma * loss.mean()
+        return self.alpha * divergence + self.gamma * loss.reshape(())
