@@ -282,7 +282,7 @@ def test_signatures_are_the_documented_ones():
         ("sharpness", ASAM(rho=1.0)),
         ("fraction", 0.3),
         ("scope", "part"),
-        ("overlap", False),
+        ("overlap", True),
         ("lam_retain", 1.0),
         ("lam_forget", 1.0),
     ]
