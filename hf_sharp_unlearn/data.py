@@ -82,6 +82,16 @@ def _checked_indices(name: str, indices: Sequence[int], total: int) -> np.ndarra
     return values
 
 
+def targets_of(features: Mapping[str, Any], label_names: Sequence[str], shift: bool) -> tuple[Any, bool]:
+    """(what the logits are to predict, or None; True if the first position was cut off, because t predicts t + 1)."""
+    if features.get("shift_labels") is not None:
+        return features["shift_labels"], False
+    labels = next((features[name] for name in label_names if features.get(name) is not None), None)
+    if labels is not None and shift and labels.ndim > 1:
+        return labels[..., 1:], True
+    return labels, False
+
+
 def count_items(features: Mapping[str, Any], label_names: Sequence[str], shift: bool, ignored_pixel: int = -100) -> int:
     """Number of terms in the mean of the model's loss: samples, or unmasked target tokens.
 
@@ -89,11 +99,7 @@ def count_items(features: Mapping[str, Any], label_names: Sequence[str], shift: 
     sequence is no target. Maps of labels (batch, height, width) do not count `ignored_pixel`. Float labels (regression,
     multi-label) count as one item per sample.
     """
-    labels = features.get("shift_labels") if "shift_labels" in features else None
-    if labels is None:
-        labels = next((features[name] for name in label_names if features.get(name) is not None), None)
-        if labels is not None and shift and labels.ndim > 1:
-            labels = labels[..., 1:]
+    labels, _ = targets_of(features, label_names, shift)
     if isinstance(labels, torch.Tensor) and labels.ndim and not labels.is_floating_point():
         return int((labels != (ignored_pixel if labels.ndim == 3 else -100)).sum())
     tensors = [value for value in features.values() if isinstance(value, torch.Tensor) and value.ndim]

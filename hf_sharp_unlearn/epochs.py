@@ -56,7 +56,7 @@ class EpochHooks:
         return epoch, 0 if self.args.ignore_data_skip else steps * self.args.gradient_accumulation_steps
 
     def _run_epoch(self, *, epoch: int, **values: Any) -> Any:
-        self._sampler.set_epoch(epoch)
+        self._sampler.set_epoch(epoch)  # accelerate tells it on some paths only: not with several processes, for one
         values["steps_in_epoch"] = self._sampler.micro_batches(epoch)
         values["num_update_steps_per_epoch"] = self._sampler.updates(epoch)
         return super()._run_epoch(epoch=epoch, **values)

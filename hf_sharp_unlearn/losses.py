@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .data import targets_of
+
 
 def logits_of(outputs: Any) -> Tensor:
     """The logits of a model's outputs: a mapping or object with `logits`, or a tuple (loss, logits, ...).
@@ -26,11 +28,9 @@ def counted_items(features: Mapping[str, Any], logits: Tensor, label_names: Sequ
 
     Raises ValueError where labels and logits (batch, ..., classes) do not fit.
     """
-    labels = features.get("shift_labels") if "shift_labels" in features else None
-    if labels is None:
-        labels = next((features[name] for name in label_names if features.get(name) is not None), None)
-        if labels is not None and shift and labels.ndim > 1:
-            labels = torch.nn.functional.pad(labels[..., 1:], (0, 1), value=-100)
+    labels, shifted = targets_of(features, label_names, shift)
+    if shifted:
+        labels = torch.nn.functional.pad(labels, (0, 1), value=-100)
     if labels is None:
         return torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device)
     if labels.is_floating_point() or labels.shape != logits.shape[:-1]:

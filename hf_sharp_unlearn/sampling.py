@@ -17,7 +17,6 @@ from typing import NamedTuple
 import torch
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import RandomSampler, Sampler
-from transformers import TrainerCallback
 
 from .rng import derive_seed, isolated_rng, seed_host
 
@@ -172,13 +171,6 @@ class StreamBatchSampler(Sampler[list[Slot]]):
         with isolated_rng():  # samplers that draw from the global generator (group_by_length)
             seed_host(derive_seed(self.seed, "order", epoch))
             return list(order)
-
-
-class SamplerEpoch(TrainerCallback):
-    """Tells the sampler the epoch. accelerate does so on some paths only: not with several processes, for one."""
-
-    def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
-        stream_sampler(train_dataloader).set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 def stream_sampler(loader: torch.utils.data.DataLoader) -> StreamBatchSampler:

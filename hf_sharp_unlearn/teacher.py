@@ -55,8 +55,7 @@ class Teacher:
 
     def check(self, directory: str) -> None:
         """Raise ValueError unless the checkpoint in `directory` was made with this teacher."""
-        path = os.path.join(directory, FILE_NAME)
-        if not os.path.isfile(path):
+        if not os.path.isfile(os.path.join(directory, FILE_NAME)):
             raise ValueError(
                 f"resume_from_checkpoint={directory!r} has no {FILE_NAME}: it was not saved by a run with a teacher. "
                 "Start again from the original model."

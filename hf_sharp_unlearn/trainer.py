@@ -30,7 +30,6 @@ from .metrics import accuracy, predicted_classes
 from .recovery import Attempt
 from .rewind import Rewind
 from .rng import isolated_rng
-from .sampling import SamplerEpoch
 from .starting import StartHooks
 from .streams import StreamHooks
 from .update import UpdateHooks
@@ -104,7 +103,6 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Traine
             self.compute_metrics = functools.partial(accuracy, shift=self._loss_shifts_labels)
             if self.preprocess_logits_for_metrics is None:
                 self.preprocess_logits_for_metrics = predicted_classes
-        self.add_callback(SamplerEpoch())
         if self.method.rewind is not None:
             self.add_callback(Rewind(self, self.method.rewind))
 
