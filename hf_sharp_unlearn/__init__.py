@@ -1,5 +1,6 @@
 """Machine unlearning as a drop-in `transformers.Trainer`."""
 
+from .analysis import Relearning, forget_sets_by_score
 from .arguments import UnlearningArguments
 from .data import split_forget
 from .methods import (
@@ -17,6 +18,7 @@ from .methods import (
 )
 from .metrics import tug_of_war
 from .partition import Partition
+from .report import UnlearningReport, evaluate_unlearning
 from .sharpness import ASAM, SAM
 from .trainer import UnlearningTrainer
 
@@ -31,12 +33,16 @@ __all__ = [
     "NegGradPlus",
     "Partition",
     "RandomLabel",
+    "Relearning",
     "SAM",
     "SalUn",
     "Scrub",
     "SharpMinMax",
     "UnlearningArguments",
+    "UnlearningReport",
     "UnlearningTrainer",
+    "evaluate_unlearning",
+    "forget_sets_by_score",
     "split_forget",
     "tug_of_war",
 ]

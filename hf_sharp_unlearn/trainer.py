@@ -28,6 +28,7 @@ from .losses import counted_items, logits_of
 from .methods import Method, resolve_method
 from .metrics import accuracy, predicted_classes
 from .recovery import Attempt
+from .report import UnlearningReport, evaluate_unlearning
 from .rewind import Rewind
 from .rng import isolated_rng
 from .starting import StartHooks
@@ -206,6 +207,32 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Traine
             output = super().evaluation_loop(*args, **kwargs)
         output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_samples"] = output.num_samples
         return output
+
+    def evaluate_unlearning(
+        self, reference: nn.Module | None = None, output_dir: str | None = None, **options: Any
+    ) -> UnlearningReport | None:
+        """The whole report on the model as it is now: see `report.evaluate_unlearning`, which has the `options`.
+
+        reference: a model retrained without the forget set, on the same device. output_dir: where report.json, report.md
+        and the plots are written; None writes nothing. Sets are those of `evaluate`, the test set the one called "test".
+
+        In a distributed run the first process does the work and returns the report, the others wait and return None.
+        """
+        report = None
+        if self.is_world_process_zero():
+            sets = {split: self.eval_dataset.get(split) for split in ("forget", "retain", "test")}
+            settings = {
+                "batch_size": self.args.eval_batch_size,
+                "collator": self._get_collator_with_removed_columns(self.data_collator, "evaluation"),
+                "label_names": tuple(self.label_names),
+                "seed": self._data_seed,
+                "progress": not self.args.disable_tqdm,
+            }
+            report = evaluate_unlearning(self._bare_model(), reference=reference, **{**sets, **settings, **options})
+            if output_dir is not None:
+                report.save(output_dir)
+        self.accelerator.wait_for_everyone()
+        return report
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._loss_sums and {"loss", "learning_rate"} <= logs.keys():  # Trainer's own training log, on all ranks

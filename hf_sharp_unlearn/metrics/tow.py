@@ -32,3 +32,23 @@ def tug_of_war(unlearned: Mapping[str, float], retrained: Mapping[str, float], s
     if signed:
         return (1 + gaps["retain"]) * (1 - gaps["forget"]) * (1 + gaps["test"])
     return math.prod(1 - abs(gap) for gap in gaps.values())
+
+
+def tug_of_war_mia(unlearned: Mapping[str, float], retrained: Mapping[str, float]) -> float:
+    """ToW-MIA: (1 - |dMIA|) (1 - |da_R|) (1 - |da_T|), in [0, 1], higher is better (Zhao et al., NeurIPS 2024, RUM).
+
+    unlearned, retrained: {"mia", "retain", "test"}: forget efficacy of the SVC attack on the confidence (`mia`), and
+    accuracies; fractions in [0, 1]. Raises ValueError for other keys or values outside [0, 1].
+    """
+    return tug_of_war(*({"forget" if key == "mia" else key: v for key, v in m.items()} for m in (unlearned, retrained)))
+
+
+def average_gap(unlearned: Mapping[str, float], retrained: Mapping[str, float]) -> float:
+    """Mean of |difference to the retrained model| over all keys, in [0, 1]; lower is better (Fan et al., arXiv
+    2310.12508, "Avg. Gap": unlearning, retain and test accuracy and MIA efficacy).
+
+    Raises ValueError for different or no keys.
+    """
+    if set(unlearned) != set(retrained) or not unlearned:
+        raise ValueError(f"unlearned has {sorted(unlearned)}, retrained {sorted(retrained)}: need the same keys.")
+    return math.fsum(abs(unlearned[key] - retrained[key]) for key in unlearned) / len(unlearned)

@@ -1,0 +1,300 @@
+"""The report on an unlearned model: every metric that its inputs allow, as JSON, markdown and plots.
+
+    report = evaluate_unlearning(model, forget=..., retain=..., test=..., reference=retrained)
+    report["tug_of_war"].value        report.save("folder")
+
+Each split is run through each model once. A number that cannot be computed is absent with the reason, never 0.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from .analysis import Relearning, RelearningCurve, relearning_attack
+from .metrics import METRICS, Absent, Estimate, Outputs, Subject, Unavailable, collect_outputs
+from .report_plots import draw_plots
+from .report_text import to_markdown
+
+SCHEMA_VERSION = 1
+SPLITS = ("forget", "retain", "test")
+MODELS = ("unlearned", "retrained", "original")
+
+Value = Estimate | Absent
+
+
+@dataclass
+class UnlearningReport:
+    """metrics: {key: {model: value}}, key "accuracy/forget", model "unlearned", "retrained" or "original".
+    better: {key: "higher", "lower" or "reference"}, the last one for "closest to the retrained model". samples:
+    {split: n}. relearning: {model: {attack: curve}}. seconds: of each part. outputs: {model: {split: Outputs}}, not
+    saved."""
+
+    metrics: dict[str, dict[str, Value]]
+    better: dict[str, str]
+    samples: dict[str, int]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    relearning: dict[str, dict[str, RelearningCurve]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    outputs: dict[str, dict[str, Outputs]] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, key: str) -> Value:
+        """The unlearned model's value of a metric. Raises KeyError with the names there are."""
+        if key not in self.metrics:
+            raise KeyError(f"{key!r}: the report has {sorted(self.metrics)}.")
+        return self.metrics[key]["unlearned"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dicts: what report.json holds. No sample, label or row number is in it."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "samples": self.samples,
+            "metrics": {
+                key: {"better": self.better[key], **{model: _plain(value) for model, value in values.items()}}
+                for key, values in self.metrics.items()
+            },
+            "relearning": {
+                model: {name: asdict(curve) for name, curve in curves.items()}
+                for model, curves in self.relearning.items()
+            },
+            "settings": self.settings,
+            "versions": self.versions,
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+        }
+
+    def to_markdown(self) -> str:
+        """The report as a person reads it."""
+        return to_markdown(self)
+
+    def save(self, folder: str, plots: bool = True) -> list[str]:
+        """Write report.json, report.md and the plots; return the paths. Plots need the outputs, which `load` lacks."""
+        os.makedirs(folder, exist_ok=True)
+        paths = draw_plots(self, folder) if plots and self.outputs else []
+        names = [os.path.basename(path) for path in paths]
+        texts = {
+            "report.md": to_markdown(self, names),
+            "report.json": json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n",
+        }
+        for name, text in texts.items():
+            with open(path := os.path.join(folder, name), "w", encoding="utf-8") as file:
+                file.write(text)
+            paths.append(path)
+        return paths
+
+    @classmethod
+    def load(cls, path: str) -> "UnlearningReport":
+        """Read report.json. Raises ValueError for another schema version."""
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        if found.get("schema_version") != SCHEMA_VERSION:
+            raise ValueError(
+                f"path={path!r} has schema version {found.get('schema_version')!r}, this release reads "
+                f"{SCHEMA_VERSION}: make the report again, or read it with the release that wrote it."
+            )
+        metrics = {
+            key: {model: _value(value) for model, value in entry.items() if model != "better"}
+            for key, entry in found["metrics"].items()
+        }
+        curves = {
+            model: {
+                name: RelearningCurve(**{**curve, "accuracy": [Estimate(**point) for point in curve["accuracy"]]})
+                for name, curve in attacks.items()
+            }
+            for model, attacks in found["relearning"].items()
+        }
+        better = {key: entry["better"] for key, entry in found["metrics"].items()}
+        rest = (found[name] for name in ("samples", "settings", "versions"))
+        return cls(metrics, better, *rest, relearning=curves, seconds=found["seconds"])
+
+
+def evaluate_unlearning(
+    model: nn.Module,
+    *,
+    forget: Any,
+    retain: Any = None,
+    test: Any = None,
+    reference: nn.Module | None = None,
+    original: nn.Module | None = None,
+    shadow_models: Iterable[nn.Module] = (),
+    unlearned_models: Iterable[nn.Module] = (),
+    retrained_models: Iterable[nn.Module] = (),
+    relearning: Relearning | None = None,
+    svc_samples: int = 5000,
+    batch_size: int = 128,
+    collator: Callable | None = None,
+    label_names: Sequence[str] = ("labels",),
+    feature_layer: str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> UnlearningReport:
+    """Measure how well a model has forgotten.
+
+    model: the unlearned one. reference: one that was retrained without the forget set; most numbers mean little without
+        it. original: the model before unlearning, for comparison.
+    forget, retain, test: map-style data sets, or iterables of batches that can be read several times (DataLoaders).
+        test: samples like the training data that no model has seen.
+    shadow_models: models that saw neither forget nor test samples, for LiRA and RMIA. unlearned_models,
+        retrained_models: models made like `model` and `reference` with other seeds, for KLoM, U-LiRA and forgetting
+        quality. All three may be generators that load one model at a time.
+    relearning: an attack to make, see `Relearning`; None leaves it out. svc_samples: most samples a side that the SVC
+        attacks train on; 0 leaves them out. feature_layer: see `metrics.features`.
+
+    No model is changed. Raises ValueError for input that cannot be used, before anything is run where that can be seen.
+    """
+    sets = {name: data for name, data in zip(SPLITS, (forget, retain, test), strict=True) if data is not None}
+    _check(model, sets, reference, original, svc_samples)
+    seconds: dict[str, float] = {}
+    clock = _Clock(seconds)
+
+    def outputs_of(subject: nn.Module, title: str, splits: Iterable[str], features: bool) -> dict[str, Outputs]:
+        with clock("forward"):
+            return {
+                split: collect_outputs(
+                    subject,
+                    sets[split],
+                    batch_size=batch_size,
+                    collator=collator,
+                    label_names=label_names,
+                    feature_layer=feature_layer,
+                    features=features,
+                    name=f"{title} {split}",
+                    progress=progress,
+                )
+                for split in splits
+            }
+
+    models = {name: m for name, m in zip(MODELS, (model, reference, original), strict=True) if m is not None}
+    outputs = {name: outputs_of(m, name, sets, True) for name, m in models.items()}
+    unseen = [split for split in ("forget", "test") if split in sets]
+    around = {
+        "shadows": [outputs_of(m, f"shadow {i}", unseen, False) for i, m in enumerate(shadow_models)],
+        "unlearned": [outputs_of(m, f"unlearned {i}", sets, False) for i, m in enumerate(unlearned_models)],
+        "retrained": [outputs_of(m, f"retrained {i}", sets, False) for i, m in enumerate(retrained_models)],
+    }
+    subjects = {
+        name: Subject(splits, seed, svc_samples, **(around if name == "unlearned" else {"shadows": around["shadows"]}))
+        for name, splits in outputs.items()
+    }
+    with clock("svc"):
+        for subject in subjects.values():
+            _quietly(lambda subject=subject: subject.judged)
+    with clock("metrics"):
+        metrics, better = compute_metrics(subjects)
+    curves = {}
+    if relearning is not None:
+        with clock("relearning"):
+            for name, m in models.items():
+                curves[name] = relearning_attack(
+                    m,
+                    forget,
+                    retain,
+                    relearning,
+                    seed=seed,
+                    collator=collator,
+                    label_names=label_names,
+                    progress=progress,
+                )
+    settings = {
+        "seed": seed,
+        "svc_samples": svc_samples,
+        "batch_size": batch_size,
+        "feature_layer": feature_layer,
+        "relearning": None if relearning is None else asdict(relearning),
+        "models": {
+            "shadow": len(around["shadows"]),
+            **{f"{k}_set": len(around[k]) for k in ("unlearned", "retrained")},
+        },
+    }
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    samples = {split: len(found) for split, found in outputs["unlearned"].items()}
+    return UnlearningReport(metrics, better, samples, settings, versions, curves, seconds, outputs)
+
+
+def compute_metrics(subjects: Mapping[str, Subject]) -> tuple[dict[str, dict[str, Value]], dict[str, str]]:
+    """({key: {model: value}}, {key: which way is better}) of all METRICS; subjects: "unlearned", "retrained" and
+    "original", as far as there are any."""
+    values: dict[str, dict[str, Value]] = {}
+    better: dict[str, str] = {}
+    for name, metric in METRICS.items():
+        for title, subject in subjects.items():
+            if (metric.needs == "reference" and title == "retrained") or (
+                metric.needs == "sets" and title != "unlearned"
+            ):
+                continue
+            try:
+                if metric.needs == "reference" and "retrained" not in subjects:
+                    raise Unavailable("no retrained model was given (reference)")
+                against = [subjects["retrained"]] if metric.needs == "reference" else []
+                found = metric.compute(subject, *against)
+            except Unavailable as reason:
+                found = {"": Absent(str(reason))}
+            for key, value in found.items():
+                key = f"{name}/{key}" if key else name
+                values.setdefault(key, {})[title] = _finite(value)
+                better[key] = metric.better
+    return values, better
+
+
+def _finite(value: Value) -> Value:
+    if isinstance(value, Absent) or math.isfinite(value.value):
+        if isinstance(value, Estimate) and value.low is not None and not math.isfinite(value.low + value.high):
+            return Estimate(value.value, value.n, method=f"{value.method}, not finite")
+        return value
+    return Absent(f"the value is {value.value} (n = {value.n})")
+
+
+def _plain(value: Value) -> dict[str, Any]:
+    return {"absent": value.reason} if isinstance(value, Absent) else asdict(value)
+
+
+def _value(found: Mapping[str, Any]) -> Value:
+    return Absent(found["absent"]) if "absent" in found else Estimate(**found)
+
+
+def _quietly(compute: Callable[[], Any]) -> None:
+    try:
+        compute()
+    except Unavailable:  # said where the number is asked for
+        pass
+
+
+class _Clock:
+    """Adds up the seconds of the blocks of each name."""
+
+    def __init__(self, seconds: dict[str, float]):
+        self._seconds = seconds
+
+    def __call__(self, name: str) -> "_Clock":
+        self._name = name
+        return self
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *exc: Any) -> None:
+        self._seconds[self._name] = self._seconds.get(self._name, 0.0) + time.perf_counter() - self._start
+
+
+def _check(model: Any, sets: Mapping[str, Any], reference: Any, original: Any, svc_samples: int) -> None:
+    for name, candidate in (("model", model), ("reference", reference), ("original", original)):
+        if not isinstance(candidate, nn.Module) and not (candidate is None and name != "model"):
+            raise ValueError(
+                f"{name} is a {type(candidate).__name__}: pass a torch.nn.Module (from_pretrained loads one)."
+            )
+    if "forget" not in sets:
+        raise ValueError("forget=None: there is nothing to judge without the forget set.")
+    for name, data in sets.items():
+        if isinstance(data, Iterator):
+            raise ValueError(f"{name} is an iterator, which can be read once: pass a data set or a DataLoader.")
+        if hasattr(data, "__len__") and len(data) == 0:
+            raise ValueError(f"{name} is empty.")
+    if isinstance(svc_samples, bool) or svc_samples < 0:
+        raise ValueError(f"svc_samples={svc_samples!r}: must be 0 (no SVC attacks) or a number of samples.")

@@ -1,0 +1,108 @@
+"""The report as markdown."""
+
+from typing import TYPE_CHECKING
+
+from .metrics import METRICS, Absent, Estimate
+
+if TYPE_CHECKING:
+    from .report import UnlearningReport, Value
+
+BETTER = {"higher": "higher", "lower": "lower", "reference": "as retrained"}
+CAPTIONS = {
+    "accuracy.png": "Accuracy on each split, with 95 % intervals.",
+    "roc.png": "Attack by loss: who was in the training data, forget or test set? Both axes are logarithmic; the "
+    "diagonal is guessing.",
+    "confidence.png": "Probability of the true label. Where forget and test curves lie apart, an attacker can tell.",
+    "relearning.png": "Accuracy on forget samples while the model is fine-tuned. What comes back was not deleted.",
+    "features.png": "Penultimate features on their first two principal components.",
+}
+
+
+def to_markdown(report: "UnlearningReport", plots: list[str] | None = None) -> str:
+    """Tables, one a metric, the reasons for what is absent, and the plots (file names beside the text)."""
+    models = [
+        m for m in ("unlearned", "retrained", "original") if any(m in values for values in report.metrics.values())
+    ]
+    lines = ["# Unlearning report", "", _summary(report), ""]
+    lines += [f"| metric | better | {' | '.join(models)} | n |", "|---|---|" + "---|" * (len(models) + 1)]
+    absent: dict[str, list[str]] = {}
+    for key, values in report.metrics.items():
+        shown = [value for value in values.values() if isinstance(value, Estimate)]
+        for value in values.values():
+            if isinstance(value, Absent) and key not in absent.setdefault(value.reason, []):
+                absent[value.reason].append(key)
+        if shown:
+            cells = [format_value(values[m]) if m in values else "" for m in models]
+            n = sorted({value.n for value in shown})
+            lines.append(f"| {key} | {BETTER[report.better[key]]} | {' | '.join(cells)} | {' / '.join(map(str, n))} |")
+    lines += [
+        "",
+        "Brackets are 95 % intervals. n: samples behind a number, the smaller group where two are compared.",
+        "",
+    ]
+    lines += _relearning(report, models)
+    if any(absent.values()):
+        lines += ["## Not measured", ""]
+        lines += [f"* {', '.join(keys)}: {reason}" for reason, keys in absent.items()]
+        lines.append("")
+    for plot in plots or []:
+        lines += [f"![{CAPTIONS[plot]}]({plot})", "", CAPTIONS[plot], ""]
+    lines += ["## What the numbers are", ""]
+    for name, metric in METRICS.items():
+        if any(key == name or key.startswith(f"{name}/") for key in report.metrics):
+            lines.append(f"* {name}: {' '.join(metric.compute.__doc__.split())}")
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    seconds = ", ".join(f"{name} {value:.1f}" for name, value in report.seconds.items())
+    lines += ["", f"Seed {report.settings['seed']}; {versions}; seconds: {seconds}.", ""]
+    return "\n".join(lines)
+
+
+def format_value(value: "Value") -> str:
+    """Value with its interval, in four significant digits: "0.942 [0.921, 0.958]"."""
+    if isinstance(value, Absent):
+        return "absent"
+    text = f"{value.value:.4g}"
+    return text if value.low is None else f"{text} [{value.low:.3g}, {value.high:.3g}]"
+
+
+def _summary(report: "UnlearningReport") -> str:
+    samples = ", ".join(f"{split} {n}" for split, n in report.samples.items())
+    parts = [f"Samples: {samples}."]
+    tow = report.metrics["tug_of_war"]["unlearned"]
+    if isinstance(tow, Estimate):
+        parts.append(f"Tug-of-War {format_value(tow)}; 1 is the retrained model.")
+    else:
+        parts.append(
+            "There is no retrained model to compare with: the numbers say how the model behaves, not how well it "
+            "forgot."
+        )
+    parts.append(
+        "Unlearning of this kind is approximate. These are tests that the model passes or fails; none of them proves "
+        "that nothing is left of the forget set."
+    )
+    return " ".join(parts)
+
+
+def _relearning(report: "UnlearningReport", models: list[str]) -> list[str]:
+    if not report.relearning:
+        return ["Relearning attack: not made (pass `relearning=Relearning(...)`).", ""]
+    attack = report.settings["relearning"]
+    lines = [
+        "## Relearning",
+        "",
+        f"{attack['steps']} steps of AdamW, learning rate {attack['learning_rate']}, batches of "
+        f"{attack['batch_size']}. Accuracy on forget samples before, after, and its mean along the way (area).",
+        "",
+        "| fine-tuned on | model | before | after | area | watched |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in next(iter(report.relearning.values())):
+        for model in models:
+            if model in report.relearning:
+                curve = report.relearning[model][name]
+                ends = [format_value(curve.accuracy[i]) for i in (0, -1)]
+                lines.append(
+                    f"| {curve.trained} {name} samples | {model} | {ends[0]} | {ends[1]} | {curve.area:.3f} | "
+                    f"{curve.watched} |"
+                )
+    return [*lines, ""]
