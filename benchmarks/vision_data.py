@@ -17,6 +17,7 @@ class Images(Dataset):
 
     def __init__(self, pixels: Tensor, labels: Tensor, augment: bool = False):
         self.pixels, self.labels, self.augment = pixels, labels, augment
+        self.rows = np.arange(len(labels))  # in the data set that the scores are of
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,6 +61,18 @@ def load_task(data: str | None, scores: str | None) -> Task:
     """
     if data is None:
         return _digits()
+    train, test = load_images(data)
+    if scores is None:
+        raise ValueError(f"scores=None: choosing the hardest samples of {data!r} needs a score for each training row.")
+    values = np.load(scores)
+    rows = train.rows
+    if rows.max() >= len(values):
+        raise ValueError(f"scores={scores!r} has {len(values)} rows, the data set names row {rows.max()}.")
+    return Task(train, test, int(train.labels.max()) + 1, values[rows], os.path.basename(os.path.normpath(data)))
+
+
+def load_images(data: str) -> tuple[Images, Images]:
+    """(training, test images) of a folder or a Hub id, normalised by the training images' mean and deviation."""
     import datasets
 
     folder = os.path.isdir(data)
@@ -73,15 +86,9 @@ def load_task(data: str | None, scores: str | None) -> Task:
     mean, std = pixels[0].mean((0, 2, 3), keepdim=True), pixels[0].std((0, 2, 3), keepdim=True)
     labels = [torch.tensor(both[split][label]) for split in ("train", "test")]
     train, test = (Images((p - mean) / std, y) for p, y in zip(pixels, labels, strict=True))
-    if scores is None:
-        raise ValueError(f"scores=None: choosing the hardest samples of {data!r} needs a score for each training row.")
-    values = np.load(scores)
-    rows = (
-        np.asarray(both["train"]["orig_index"]) if "orig_index" in both["train"].column_names else np.arange(len(train))
-    )
-    if rows.max() >= len(values):
-        raise ValueError(f"scores={scores!r} has {len(values)} rows, the data set names row {rows.max()}.")
-    return Task(train, test, int(labels[0].max()) + 1, values[rows], os.path.basename(os.path.normpath(data)))
+    if "orig_index" in both["train"].column_names:
+        train.rows = np.asarray(both["train"]["orig_index"])
+    return train, test
 
 
 def _parquet(folder: str, split: str) -> list[str]:

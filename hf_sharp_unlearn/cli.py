@@ -7,10 +7,17 @@ import os
 import sys
 import textwrap
 
+from . import commands as commands_of
 from .benchmarks.step import add_options as add_benchmark_options
 from .benchmarks.step import positive
 from .benchmarks.step import run as run_benchmark
 from .methods import METHODS
+
+RUN = {
+    "evaluate": commands_of.run_evaluate,
+    "memorize": commands_of.run_memorize,
+    "landscape": commands_of.run_landscape,
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,11 +30,13 @@ def build_parser() -> argparse.ArgumentParser:
         parents=[shared],
         help="unlearn wrong labels from a small ResNet, about a minute on 2 CPU cores",
         description="Train a timm ResNet on scikit-learn's digits, 5 %% of them with a wrong label, retrain it without "
-        "them, unlearn them with three methods and print one table.",
+        "them, unlearn them with three methods, print one table and write a report on Sharp MinMax.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.add_argument("--seeds", type=positive, default=1, help="number of runs, seeds 0, 1, ...; more print a spread")
-    demo.add_argument("--output-dir", default="demo_output", help="where table, plot and unlearned model are written")
+    demo.add_argument("--output-dir", default="demo_output", help="where table, plots, report and models are written")
+    for add in (commands_of.add_evaluate, commands_of.add_memorize, commands_of.add_landscape):
+        add(commands, shared)
     benchmark = commands.add_parser(
         "benchmark",
         parents=[shared],
@@ -77,8 +86,10 @@ def main(argv: list[str] | None = None) -> int:
             run_demo(seeds=arguments.seeds, output_dir=arguments.output_dir)
         elif arguments.command == "methods":
             print(describe_methods(arguments.name), flush=True)
-        else:
+        elif arguments.command == "benchmark":
             run_benchmark(arguments)
+        else:
+            RUN[arguments.command](arguments)
     except KeyboardInterrupt:
         print("sharp-unlearn: interrupted", file=sys.stderr)
         return 130

@@ -30,7 +30,17 @@ from transformers import (
     set_seed,
 )
 
-from . import ASAM, Method, NegGradPlus, SharpMinMax, UnlearningArguments, UnlearningTrainer, split_forget, tug_of_war
+from . import (
+    ASAM,
+    Method,
+    NegGradPlus,
+    Relearning,
+    SharpMinMax,
+    UnlearningArguments,
+    UnlearningTrainer,
+    split_forget,
+    tug_of_war,
+)
 
 SPLITS = ("retain", "forget", "test")
 BATCH = 64
@@ -58,6 +68,7 @@ RECIPES = [
     Recipe("NegGrad+ (ASAM)", NegGradPlus(alpha=0.97, sharpness=ASAM(rho=1.0))),
     Recipe("Sharp MinMax", SharpMinMax(alpha=0.99, sharpness=ASAM(rho=1.0), fraction=0.05, overlap=False), epochs=5),
 ]
+ATTACK = Relearning(samples=16, steps=50, every=5, learning_rate=1e-3)
 TRAINING = {"num_train_epochs": 40, "learning_rate": 2e-3, "lr_scheduler_type": "cosine", "optim": "adamw_torch"}
 
 
@@ -138,6 +149,20 @@ class Curves(TrainerCallback):
             self._look(state.global_step, model)
 
 
+def _save_data(splits: dict[str, list[dict]], folder: str) -> None:
+    """One .parquet file a split, for `sharp-unlearn evaluate` and `landscape`."""
+    from datasets import Array3D, Dataset, Features, Value
+    from datasets.utils import disable_progress_bars
+
+    disable_progress_bars()
+    os.makedirs(folder, exist_ok=True)
+    features = Features({"pixel_values": Array3D((1, 16, 16), "float32"), "labels": Value("int64")})
+    for name, samples in splits.items():
+        columns = {key: [sample[key] for sample in samples] for key in ("pixel_values", "labels")}
+        columns["pixel_values"] = [image.numpy() for image in columns["pixel_values"]]
+        Dataset.from_dict(columns, features).to_parquet(os.path.join(folder, f"{name}.parquet"))
+
+
 def _common(seed: int, output_dir: str) -> dict:
     return {
         "output_dir": os.path.join(output_dir, "runs"),
@@ -180,6 +205,8 @@ def run_seed(seed: int, output_dir: str, save_models: bool) -> tuple[dict[str, d
     retrained, retrain_seconds = trained(retain, "retrain without the forget set (the reference)")
     if save_models:
         original.save_pretrained(os.path.join(output_dir, "original"))
+        retrained.save_pretrained(os.path.join(output_dir, "retrained"))
+        _save_data(splits, os.path.join(output_dir, "data"))
     target = accuracies(retrained, splits)
     rows = {"do nothing": {**accuracies(original, splits), "seconds": 0.0}}
     curves = {}
@@ -199,6 +226,9 @@ def run_seed(seed: int, output_dir: str, save_models: bool) -> tuple[dict[str, d
         curves[recipe.name] = curve.points
         if save_models and isinstance(recipe.method, SharpMinMax):
             trainer.save_model(os.path.join(output_dir, "sharp_minmax"))
+            print("  report on Sharp MinMax ...", flush=True)
+            report = trainer.evaluate_unlearning(retrained, original=original, relearning=ATTACK)
+            report.save(os.path.join(output_dir, "report"))
     rows["retrained"] = {**target, "seconds": retrain_seconds}
     for row in rows.values():
         row["tow"] = tug_of_war({split: row[split] for split in SPLITS}, target)
@@ -278,5 +308,7 @@ def run_demo(seeds: int = 1, output_dir: str = "demo_output") -> list[dict[str, 
         file.write(text)
     with open(os.path.join(output_dir, "results.json"), "w") as file:
         json.dump({"versions": versions, "runs": runs, "curves": curves}, file, indent=1)
-    print(f"\n{text}\ncurves: {plot}\nunlearned model: {saved} (AutoModelForImageClassification.from_pretrained)")
+    report = os.path.join(output_dir, "report", "report.md")
+    print(f"\n{text}\ncurves: {plot}\nreport on Sharp MinMax, seed 0: {report}, with plots")
+    print(f"unlearned model: {saved} (AutoModelForImageClassification.from_pretrained)")
     return runs

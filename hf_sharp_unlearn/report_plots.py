@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .figures import new_figure
 from .metrics import Absent, Outputs, roc_curve
 
 if TYPE_CHECKING:
@@ -45,16 +46,6 @@ def draw_plots(report: "UnlearningReport", folder: str) -> list[str]:
     return paths
 
 
-def new_figure(width: float = 6.4, height: float = 4.0) -> Any:
-    """A figure that needs no display and does not touch pyplot's state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _accuracy(figure: Any, report: "UnlearningReport") -> None:
     axis = figure.subplots()
     models, splits = list(report.outputs), list(report.samples)
@@ -76,7 +67,8 @@ def _accuracy(figure: Any, report: "UnlearningReport") -> None:
             )
     axis.set_xticks(range(len(splits)), [f"{split}\n(n = {report.samples[split]})" for split in splits])
     axis.set_ylabel("accuracy (%)")
-    axis.set_ylim(0, 112)
+    axis.set_ylim(0, 122)
+    axis.set_yticks(range(0, 101, 20))
     axis.set_title("Accuracy, 95 % intervals")
     axis.legend(loc="upper center", ncols=len(models), fontsize=8)
     axis.grid(axis="y", alpha=0.25)

@@ -10,6 +10,7 @@ that are arrays already stay as they are.
 """
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,6 +35,17 @@ def load_model(name: str) -> torch.nn.Module:
         return model_class(AutoConfig.from_pretrained(name)).from_pretrained(name).eval()
     except (OSError, ValueError) as error:
         raise ValueError(f"No model could be loaded from {name!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class FromConfig:
+    """Makes a model with fresh weights from the config of another one (a folder or a Hub id)."""
+
+    name: str
+
+    def __call__(self) -> torch.nn.Module:
+        config = AutoConfig.from_pretrained(self.name)
+        return model_class(config)(config)
 
 
 def model_class(config: Any) -> type:
@@ -118,13 +130,25 @@ def _images(data: Any, image: str, label: str, model: str) -> Any:
     if not isinstance(data.features[image], datasets.Image):  # arrays: processed before they were saved
         kept = data.select_columns([image, label]).rename_columns({image: "pixel_values", label: "labels"})
         return kept.with_format("torch")
-    processor = AutoImageProcessor.from_pretrained(model)
+    return data.select_columns([image, label]).with_transform(
+        Processed(AutoImageProcessor.from_pretrained(model), image, label)
+    )
 
-    def process(rows: dict[str, list]) -> dict[str, Any]:
-        pixels = processor([picture.convert("RGB") for picture in rows[image]], return_tensors="pt")["pixel_values"]
-        return {"pixel_values": pixels, "labels": rows[label]}
 
-    return data.select_columns([image, label]).with_transform(process)
+@dataclass(frozen=True)
+class Processed:
+    """Rows of images and labels as the model takes them. (A class, so that other processes can have it.)"""
+
+    processor: Any
+    image: str
+    label: str
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, Any]:
+        pictures = [picture.convert("RGB") for picture in rows[self.image]]
+        return {
+            "pixel_values": self.processor(pictures, return_tensors="pt")["pixel_values"],
+            "labels": rows[self.label],
+        }
 
 
 def _texts(data: Any, text: str, label: str | None, model: str, max_length: int) -> Any:

@@ -213,8 +213,9 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Traine
     ) -> UnlearningReport | None:
         """The whole report on the model as it is now: see `report.evaluate_unlearning`, which has the `options`.
 
-        reference: a model retrained without the forget set, on the same device. output_dir: where report.json, report.md
-        and the plots are written; None writes nothing. Sets are those of `evaluate`, the test set the one called "test".
+        reference: a model retrained without the forget set, on the same device. output_dir: where report.json,
+        report.md and the plots are written; None writes nothing. Sets are those of `evaluate`, the test set the one
+        called "test".
 
         In a distributed run the first process does the work and returns the report, the others wait and return None.
         """
@@ -228,7 +229,7 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Traine
                 "seed": self._data_seed,
                 "progress": not self.args.disable_tqdm,
             }
-            report = evaluate_unlearning(self._bare_model(), reference=reference, **{**sets, **settings, **options})
+            report = evaluate_unlearning(self.model, reference=reference, **{**sets, **settings, **options})
             if output_dir is not None:
                 report.save(output_dir)
         self.accelerator.wait_for_everyone()

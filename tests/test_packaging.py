@@ -94,7 +94,7 @@ def test_imports_point_downwards():
         ["arguments", "losses", "sampling", "teacher"],
         ["data"],
         ["partition", "sharpness"],
-        ["rng", "distributed", "buffers"],
+        ["rng", "distributed", "buffers", "figures"],
         ["kernels"],
     ]
     level = {name: depth for depth, names in enumerate(levels) for name in names}

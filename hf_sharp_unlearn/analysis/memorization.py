@@ -13,8 +13,9 @@ import concurrent.futures
 import json
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,7 @@ def estimate_memorization(
     output_dir: str,
     processes: int = 1,
     seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Memorization:
     """Train `models` models on random subsets and estimate the memorization of every sample.
@@ -57,6 +59,7 @@ def estimate_memorization(
     fit(rows, seed): trains a model on these rows and returns (samples,) numbers in [0, 1]: how right it is on every
         sample, in the data set's order (see `fitting.TrainerFit`). With processes > 1 it must be picklable.
     output_dir: gets one file a model; a run that was killed goes on from them, and one with more models adds to them.
+    settings: what else makes the models what they are (plain numbers and strings); files of other settings are refused.
     processes: models trained at the same time, each with its share of the processor's threads.
 
     Which rows a model is trained on, and its seed, depend on `seed` and its number only. Raises ValueError for values
@@ -70,7 +73,7 @@ def estimate_memorization(
     size = round(ratio * samples)
     if not 0 < size < samples:
         raise ValueError(f"ratio={ratio} of {samples} samples is {size}: a subset needs some samples, but not all.")
-    _check_folder(output_dir, {"samples": samples, "ratio": ratio, "seed": seed})
+    _check_folder(output_dir, {"samples": samples, "ratio": ratio, "seed": seed, **(settings or {})})
     todo = [model for model in range(models) if not os.path.exists(_path(output_dir, model))]
     with tqdm(total=models, initial=models - len(todo), desc="memorization", disable=not progress) as bar:
         if processes == 1:

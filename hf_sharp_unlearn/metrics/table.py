@@ -4,6 +4,7 @@ A metric is one function that returns {key: Estimate or Absent}; an input that i
 report shows the reason instead of a number.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,11 @@ def accuracy_by_split(model: Subject) -> Found:
 
 def loss_by_split(model: Subject) -> Found:
     """Mean cross-entropy over samples, in nats, >= 0."""
-    return {split: mean(outputs.loss) for split, outputs in model.splits.items()}
+    found = {split: mean(outputs.loss) for split, outputs in model.splits.items()}
+    return {
+        split: loss if loss.low is None else dataclasses.replace(loss, low=max(loss.low, 0.0))
+        for split, loss in found.items()
+    }
 
 
 def unlearning_accuracy(model: Subject) -> Found:
@@ -162,14 +167,14 @@ def tow_mia(model: Subject, reference: Subject) -> Found:
     """Tug-of-War with the SVC attack on the confidence in place of the forget accuracy, in [0, 1]."""
     pairs = _pairs(model, reference, ("retain", "test"))
     pairs["mia"] = model.judged[0]["confidence"], reference.judged[0]["confidence"]
-    return {"": _bootstrap(pairs, tug_of_war_mia, model.seed)}
+    return {"": _of_pairs(pairs, tug_of_war_mia, model.seed)}
 
 
 def gap_to_retrained(model: Subject, reference: Subject) -> Found:
     """Average gap to the retrained model: unlearning, retain and test accuracy, and MIA efficacy, in [0, 1]."""
     pairs = _pairs(model, reference, ("retain", "forget", "test"))
     pairs["mia"] = model.judged[0]["confidence"], reference.judged[0]["confidence"]
-    return {"": _bootstrap(pairs, average_gap, model.seed)}
+    return {"": _of_pairs(pairs, average_gap, model.seed)}
 
 
 def agreement(model: Subject, reference: Subject) -> Found:
@@ -287,21 +292,31 @@ def _pairs(model: Subject, reference: Subject, splits: Sequence[str]) -> dict[st
 
 def _tow(model: Subject, reference: Subject, signed: bool) -> Estimate:
     pairs = _pairs(model, reference, ("retain", "forget", "test"))
-    return _bootstrap(pairs, functools.partial(tug_of_war, signed=signed), model.seed)
+    return _of_pairs(pairs, functools.partial(tug_of_war, signed=signed), model.seed)
 
 
-def _bootstrap(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], score: Callable[..., float], seed: int) -> Estimate:
-    """score(means of the one model, means of the other) with its interval: samples are drawn anew, in pairs."""
+def _of_pairs(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], score: Callable[..., float], seed: int) -> Estimate:
+    """score(means of the one model, means of the other) with its interval; samples stay in pairs.
+
+    A sample is one of four kinds, by whether each model is right. Shares of kinds are drawn from their posterior under
+    Jeffreys' prior, so that "none of 72" is not taken for "none"; for values between 0 and 1 (tokens) samples are
+    drawn.
+    """
     draw = np.random.default_rng([seed, 13])
     value = score(*({key: float(np.mean(pair[i])) for key, pair in pairs.items()} for i in (0, 1)))
     drawn: list[dict[str, np.ndarray]] = [{}, {}]
     for key, pair in pairs.items():
-        # Samples with the same two values are alike: counts of each kind are drawn, not samples.
-        kinds, counts = np.unique(np.stack(pair, 1), axis=0, return_counts=True)
-        weights = draw.multinomial(counts.sum(), counts / counts.sum(), RESAMPLES) / counts.sum()
+        values = np.stack(pair, 1)
+        kinds, counts = np.unique(values, axis=0, return_counts=True)
+        if np.isin(values, (0, 1)).all():
+            kinds = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+            counts = (values[:, None] == kinds).all(-1).sum(0)
+            weights = draw.dirichlet(counts + 0.5, RESAMPLES)
+        else:
+            weights = draw.multinomial(counts.sum(), counts / counts.sum(), RESAMPLES) / counts.sum()
         for i in (0, 1):
             drawn[i][key] = np.clip(weights @ kinds[:, i], 0, 1)
     scores = [score(*({key: float(v[b]) for key, v in side.items()} for side in drawn)) for b in range(RESAMPLES)]
     low, high = np.quantile(scores, [0.025, 0.975])
     n = min(len(pair[0]) for pair in pairs.values())
-    return Estimate(value, n, min(float(low), value), max(float(high), value), "paired bootstrap interval")
+    return Estimate(value, n, min(float(low), value), max(float(high), value), "posterior interval, samples in pairs")

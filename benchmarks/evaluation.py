@@ -1,0 +1,157 @@
+"""What a report costs beyond the forward passes, and how much memory the Wasserstein distance takes.
+
+    python -m hf_sharp_unlearn.benchmarks.evaluation --data FOLDER       images of a parquet folder with train and test
+    python -m hf_sharp_unlearn.benchmarks.evaluation                     generated images
+
+A ResNet-18 looks at 10,000 images: 1,000 to forget, 5,000 retained, 4,000 for testing. Within each round:
+    forward    the model on each split once, in eval mode, nothing else; the unit of the ratios
+    report     `evaluate_unlearning` without SVC attacks: the same passes with features, and every metric of one model
+    plots      drawing and writing
+The SVC attacks are timed apart, once (they are capped at 5,000 samples a side; here 4,000, the size of the test set).
+Rows are appended to evaluation.csv.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import timm
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import default_data_collator
+
+from hf_sharp_unlearn import evaluate_unlearning
+from hf_sharp_unlearn.analysis import fine_tune
+from hf_sharp_unlearn.benchmarks.kernel_part import quantiles
+from hf_sharp_unlearn.benchmarks.step import HERE, append, positive, surroundings
+from hf_sharp_unlearn.benchmarks.vision_data import Images, load_images
+from hf_sharp_unlearn.metrics import mia
+from hf_sharp_unlearn.metrics.outputs import Outputs
+
+SIZES = {"forget": 1000, "retain": 5000, "test": 4000}
+MEMORY = """
+import numpy as np
+from hf_sharp_unlearn.metrics import wasserstein
+draw = np.random.default_rng(0)
+x, y = (draw.normal(size=(10_000, 2048)).astype(np.float32) for _ in range(2))
+def peak():  # of this program: the process's own record begins with that of its parent
+    return next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]
+before = peak()
+for p in (1, 2):
+    wasserstein(x, y, p)
+print(before, peak())
+"""
+
+
+class Classifier(nn.Module):
+    """timm's ResNet-18. cifar_stem: a 3 x 3 stem without pooling, as usual for 32 x 32 pixels: 15 times the work."""
+
+    def __init__(self, classes: int, cifar_stem: bool):
+        super().__init__()
+        self.net = timm.create_model("resnet18", num_classes=classes)
+        if cifar_stem:
+            self.net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+            self.net.maxpool = nn.Identity()
+
+    def forward(self, pixel_values, labels=None):
+        logits = self.net(pixel_values)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return {"loss": loss, "logits": logits}
+
+
+def peak_memory() -> tuple[float, float]:
+    """GiB of a fresh process with two sets of 10,000 x 2,048 features: before, and at the peak of W_1 and W_2."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    return tuple(int(kilobytes) / 2**20 for kilobytes in done.stdout.split())
+
+
+def sets_of(data: str | None) -> tuple[dict[str, Images], int]:
+    if data is None:
+        draw = torch.Generator().manual_seed(0)
+        labels = torch.randint(100, (sum(SIZES.values()),), generator=draw)
+        centres = torch.randn(100, 3, 32, 32, generator=draw)
+        whole = Images(centres[labels] + torch.randn(len(labels), 3, 32, 32, generator=draw), labels)
+        parts = whole.select(torch.arange(6000)), whole.select(torch.arange(6000, 10000))
+    else:
+        train, test = load_images(data)
+        draw = torch.Generator().manual_seed(0)
+        parts = train.select(torch.randperm(len(train), generator=draw)[:6000]), test.select(torch.arange(4000))
+    sets = {"forget": parts[0].select(torch.arange(1000)), "retain": parts[0].select(torch.arange(1000, 6000))}
+    return {**sets, "test": parts[1]}, int(parts[0].labels.max()) + 1
+
+
+def forward_seconds(model: nn.Module, sets: dict, batch: int) -> float:
+    start = time.perf_counter()
+    model.eval()
+    with torch.no_grad():
+        for data in sets.values():
+            for inputs in DataLoader(data, batch, collate_fn=default_data_collator):
+                model(**inputs)
+    return time.perf_counter() - start
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder with train*.parquet and test*.parquet; default: generated images")
+    parser.add_argument("--cifar-stem", action="store_true", help="a 3 x 3 stem without pooling")
+    parser.add_argument(
+        "--train-steps", type=positive, default=200, help="of AdamW before, so that there is something to see"
+    )
+    parser.add_argument("--batch", type=positive, default=128, help="samples a batch")
+    parser.add_argument("--rounds", type=positive, default=5, help="counted rounds; one more is a warm-up")
+    parser.add_argument("--output-dir", default=os.path.join(HERE, "results"), help="folder of the results")
+    options = parser.parse_args(argv)
+    sets, classes = sets_of(options.data)
+    torch.manual_seed(0)
+    members = torch.utils.data.ConcatDataset([sets["forget"], sets["retain"]])
+    model = fine_tune(
+        Classifier(classes, options.cifar_stem), members, options.train_steps, learning_rate=1e-3, name="train"
+    )
+    rounds = []
+    for _ in tqdm(range(options.rounds + 1), desc="rounds"):
+        forward = forward_seconds(model, sets, options.batch)
+        start = time.perf_counter()
+        report = evaluate_unlearning(model, **sets, svc_samples=0, batch_size=options.batch, progress=False)
+        whole = time.perf_counter() - start
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            report.save(folder)
+        rounds.append({"forward": forward, "report": whole, "plots": time.perf_counter() - start})
+    rounds = rounds[1:]
+    low, middle, high = quantiles([r["report"] / r["forward"] for r in rounds])
+    outputs: dict[str, Outputs] = report.outputs["unlearned"]
+    start = time.perf_counter()
+    _, side = mia.svc_judgements(outputs["retain"], outputs["test"], outputs["forget"])
+    svc = time.perf_counter() - start
+    before, peak = peak_memory()
+    row = {
+        "part": "evaluation",
+        "data": os.path.basename(os.path.normpath(options.data)) if options.data else "generated",
+        "stem": "3x3" if options.cifar_stem else "7x7",
+        "images": sum(map(len, sets.values())),
+        "report_to_forward_20": round(low, 3),
+        "report_to_forward_50": round(middle, 3),
+        "report_to_forward_80": round(high, 3),
+        **{f"seconds_{name}": round(statistics.median(r[name] for r in rounds), 2) for name in rounds[0]},
+        "seconds_svc": round(svc, 1),
+        "svc_samples_a_side": side,
+        "wasserstein_gib_before": round(before, 2),
+        "wasserstein_gib_peak": round(peak, 2),
+        "process_gib_peak": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "rounds": options.rounds,
+        **surroundings(torch.device("cpu")),
+    }
+    print("\n".join(f"{name:>24}  {value}" for name, value in row.items()))
+    os.makedirs(options.output_dir, exist_ok=True)
+    append(os.path.join(options.output_dir, "evaluation.csv"), [row])
+
+
+if __name__ == "__main__":
+    main()
