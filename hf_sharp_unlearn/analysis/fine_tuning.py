@@ -63,7 +63,9 @@ def fine_tune(
                 trained.train()
                 loss = model_loss(trained, batch, label_names, shift)
                 if not bool(torch.isfinite(loss)):
-                    raise FloatingPointError(f"Loss {float(loss)} at step {step} of {name}: lower the learning rate.")
+                    raise FloatingPointError(
+                        f"Loss {float(loss.detach())} at step {step} of {name}: lower the learning rate."
+                    )
                 stepper.zero_grad(set_to_none=True)
                 loss.backward()
                 stepper.step()

@@ -3,10 +3,10 @@
 mem(i) = P[h(x_i) = y_i : h trained with i] - P[h(x_i) = y_i : h trained without i]      in [-1, 1]; high is memorized
 
 Feldman & Zhang, NeurIPS 2020 (arXiv 2008.03703). Many small models are trained, each on a random subset of `ratio` of
-the samples; the estimate is the difference of the shares of right answers among models with and without i. Standard
-error: of that difference, from the shares with one success and one failure added (Agresti & Caffo 2000), because the
-plain one is 0 where all models agree. It shrinks as 1 / sqrt(models). The authors used 2000 to 4000 models and ratio
-0.7.
+the samples; the estimate is the difference of the shares of right answers among models with and without i. Its standard
+error is sqrt(p (1 - p) / (n - 1) + q (1 - q) / (m - 1)) for shares p of n and q of m models, and shrinks as
+1 / sqrt(models). It is 0 where all models agree, which few models may do by chance: there, look at the 95 % interval
+(Newcombe 1998, method 10, from Wilson's intervals of the two shares). The authors used 2000 to 4000 models, ratio 0.7.
 """
 
 import concurrent.futures
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..metrics.estimate import Z
 from ..rng import derive_seed
 
 Fit = Callable[[np.ndarray, int], np.ndarray]
@@ -28,11 +29,14 @@ Fit = Callable[[np.ndarray, int], np.ndarray]
 
 @dataclass(frozen=True)
 class Memorization:
-    """scores, standard_errors: (N,); nan for a sample that no model, or every model, was trained on.
+    """scores, standard_errors, low, high: (N,), the last two the ends of the 95 % interval; nan for a sample that no
+    model, or every model, was trained on (standard errors: fewer than two models with it or without it).
     trained_with, trained_without: (N,) numbers of models. ratio: share of the samples in a subset."""
 
     scores: np.ndarray
     standard_errors: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     trained_with: np.ndarray
     trained_without: np.ndarray
     ratio: float
@@ -114,12 +118,17 @@ def combine(paths: list[str], ratio: float) -> Memorization:
         counts = counts + both
         right = right + both * correct
     counts, right = np.asarray(counts, np.int64), np.asarray(right)
-    with np.errstate(invalid="ignore"):
-        shares = right / np.where(counts > 0, counts, np.nan)
-    smoothed = (right + 1) / (counts + 2)
-    errors = np.sqrt((smoothed * (1 - smoothed) / (counts + 2)).sum(0))
-    scores = shares[0] - shares[1]
-    return Memorization(scores, np.where(np.isnan(scores), np.nan, errors), counts[0], counts[1], ratio)
+    n = np.where(counts > 0, counts, np.nan)
+    p = right / n
+    variance = p * (1 - p) / np.where(counts > 1, counts - 1, np.nan)
+    scores = p[0] - p[1]
+    centre, half = (
+        (p + Z**2 / (2 * n)) / (1 + Z**2 / n),
+        np.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2)) * Z / (1 + Z**2 / n),
+    )
+    below, above = p - centre + half, centre + half - p  # of Wilson's interval
+    low, high = scores - np.hypot(below[0], above[1]), scores + np.hypot(above[0], below[1])
+    return Memorization(scores, np.sqrt(variance.sum(0)), low, high, counts[0], counts[1], ratio)
 
 
 def _run(fit: Fit, samples: int, size: int, seed: int, model: int, output_dir: str, threads: int | None) -> None:
