@@ -1,0 +1,309 @@
+"""The report: what is in it, what is absent and why, JSON, markdown, plots; from the trainer; every metric by name."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from parts import Mlp, assert_same, images, rows, timm_resnet, weights_of
+from test_outputs import LLAMA
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hf_sharp_unlearn import NegGradPlus, Relearning, UnlearningReport, evaluate_unlearning, tug_of_war
+from hf_sharp_unlearn.analysis import relearning_attack
+from hf_sharp_unlearn.metrics import METRICS, Absent, Estimate, Outputs, Subject, average_gap, tug_of_war_mia
+from hf_sharp_unlearn.report import compute_metrics
+
+ATTACK = Relearning(samples=4, steps=4, every=2, learning_rate=0.05)
+
+
+def quiet(model, **options):
+    return evaluate_unlearning(model, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return {"forget": images(24, seed=1), "retain": images(60, seed=2), "test": images(40, seed=3)}
+
+
+@pytest.fixture(scope="module")
+def report(sets):
+    models = [timm_resnet(seed=seed) for seed in range(3)]
+    return quiet(models[0], reference=models[1], original=models[2], relearning=ATTACK, **sets)
+
+
+pytestmark = pytest.mark.xdist_group("report")
+
+
+def test_every_metric_is_there_or_absent_with_the_reason(report):
+    for name in METRICS:
+        keys = [key for key in report.metrics if key == name or key.startswith(f"{name}/")]
+        assert keys, name
+    for key, values in report.metrics.items():
+        for value in values.values():
+            if isinstance(value, Absent):
+                assert len(value.reason) > 10
+            else:
+                assert value.n >= 1 and math.isfinite(value.value), key
+                assert value.low is None or value.low <= value.value <= value.high, key
+    assert report["mia_lira"].reason == "no shadow models were given"
+    assert "unlearned models" in report["klom"].reason
+    assert "100 non-members, there are 40" in report["mia_loss/tpr@1%"].reason
+
+
+def test_every_estimate_has_an_interval(report):
+    for key, values in report.metrics.items():
+        for value in values.values():
+            assert isinstance(value, Absent) or value.low is not None, key
+
+
+def test_numbers_are_those_of_the_outputs(report):
+    accuracies = {
+        model: {split: outputs.correct.mean() for split, outputs in splits.items()}
+        for model, splits in report.outputs.items()
+    }
+    assert report["tug_of_war"].value == pytest.approx(tug_of_war(accuracies["unlearned"], accuracies["retrained"]))
+    signed = tug_of_war(accuracies["unlearned"], accuracies["retrained"], signed=True)
+    assert report["tug_of_war_signed"].value == pytest.approx(signed)
+    for split in ("forget", "retain", "test"):
+        assert report[f"accuracy/{split}"].value == pytest.approx(accuracies["unlearned"][split])
+        assert report.metrics[f"accuracy/{split}"]["original"].value == pytest.approx(accuracies["original"][split])
+    assert report["unlearning_accuracy"].value == pytest.approx(1 - accuracies["unlearned"]["forget"])
+    efficacy = {m: report.metrics["mia_svc/confidence"][m].value for m in ("unlearned", "retrained")}
+    for name, key, function in (
+        ("tug_of_war_mia", "mia", tug_of_war_mia),
+        ("average_gap", "mia", average_gap),
+    ):
+        sides = []
+        for model in ("unlearned", "retrained"):
+            used = ("retain", "test") if name == "tug_of_war_mia" else ("retain", "forget", "test")
+            sides.append({**{split: accuracies[model][split] for split in used}, key: efficacy[model]})
+        assert report[name].value == pytest.approx(function(*sides)), name
+    assert report.metrics["tug_of_war"]["original"].value == pytest.approx(
+        tug_of_war(accuracies["original"], accuracies["retrained"])
+    )
+    assert "retrained" not in report.metrics["tug_of_war"]
+
+
+def test_a_model_against_itself_is_perfect(sets):
+    model = timm_resnet()
+    report = quiet(model, reference=timm_resnet(), **sets)
+    assert report["tug_of_war"].value == 1 == report["tug_of_war_mia"].value == report["tug_of_war_signed"].value
+    assert report["average_gap"].value == 0 and report["average_gap"].high > 0
+    assert 0.8 < report["tug_of_war"].low < 1, "24 equal answers do not prove equal accuracies"
+    for split in sets:
+        assert report[f"agreement/{split}"].value == 1
+        assert report[f"jensen_shannon/{split}"].value == pytest.approx(0, abs=1e-9)
+
+
+def test_without_reference_or_test_set_numbers_are_absent_never_zero(sets):
+    alone = quiet(timm_resnet(), forget=sets["forget"])
+    for name in ("tug_of_war", "average_gap", "agreement", "jensen_shannon"):
+        assert alone[name] == Absent("no retrained model was given (reference)")
+    for name in ("mia_loss", "mia_logistic"):
+        assert alone[name] == Absent("no test set was given")
+    assert alone["mia_svc"] == alone["entanglement"] == Absent("no retain set was given")
+    assert isinstance(alone["accuracy/forget"], Estimate) and list(alone.samples) == ["forget"]
+    text = alone.to_markdown()
+    assert "no retrained model to compare with" in text and "no test set was given" in text
+    plain = json.loads(json.dumps(alone.to_dict(), allow_nan=False))
+    assert plain["metrics"]["tug_of_war"]["unlearned"] == {"absent": "no retrained model was given (reference)"}
+    off = quiet(timm_resnet(), svc_samples=0, **sets)
+    assert "switched off" in off["mia_svc"].reason
+    with pytest.raises(KeyError, match="'nothing': the report has"):
+        alone["nothing"]
+
+
+def test_an_infinite_value_is_absent_with_its_reason():
+    z = np.array([[0.0, -np.inf], [1.0, 0.0]])
+    metrics, _ = compute_metrics({"unlearned": Subject({"forget": Outputs.from_logits(z, [1, 0])}, svc_samples=0)})
+    assert metrics["loss/forget"]["unlearned"] == Absent("the value is inf (n = 2)")
+    assert metrics["accuracy/forget"]["unlearned"].value == 0.5
+
+
+def test_shadow_models_and_sets_of_models(sets):
+    made = []
+
+    def models(seeds):
+        for seed in seeds:
+            made.append(seed)
+            yield timm_resnet(seed=seed)
+
+    report = quiet(
+        timm_resnet(),
+        shadow_models=models([10, 11]),
+        unlearned_models=models([20, 21, 22]),
+        retrained_models=models([30, 31, 32, 33]),
+        svc_samples=0,
+        **sets,
+    )
+    assert made == [10, 11, 20, 21, 22, 30, 31, 32, 33], "one at a time"
+    for key in ("mia_lira/auc", "mia_rmia/auc", "klom/forget/p95", "klom/test/mean", "u_lira/accuracy",
+                "forgetting_quality/F", "forgetting_quality/final"):  # fmt: skip
+        assert isinstance(report[key], Estimate), key
+    assert report["mia_rmia/auc"].n == 20, "one half of the test set is the population"
+    assert report.settings["models"] == {"shadow": 2, "unlearned_set": 3, "retrained_set": 4}
+
+
+def test_saved_and_loaded_reports_are_the_same_and_hold_no_sample(report, tmp_path):
+    paths = [path.rsplit("/")[-1] for path in report.save(str(tmp_path))]
+    plots = ["accuracy.png", "roc.png", "confidence.png", "relearning.png", "features.png"]
+    assert paths == [*plots, "report.md", "report.json"]
+    for name in plots:
+        assert (tmp_path / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert f"]({name})" in (tmp_path / "report.md").read_text()
+    loaded = UnlearningReport.load(str(tmp_path / "report.json"))
+    assert (
+        loaded.metrics == report.metrics and loaded.better == report.better and loaded.relearning == report.relearning
+    )
+    assert loaded.to_dict() == report.to_dict()
+    assert loaded.save(str(tmp_path / "again")) == [str(tmp_path / "again" / n) for n in ("report.md", "report.json")]
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["schema_version"] == 1
+
+    def longest(value):
+        if isinstance(value, dict):
+            return max(map(longest, value.values()), default=0)
+        return max(len(value), *map(longest, value), 0) if isinstance(value, list) else 0
+
+    assert longest(written) < 24, "no list as long as a split"
+    written["schema_version"] = 2
+    (tmp_path / "report.json").write_text(json.dumps(written))
+    with pytest.raises(ValueError, match="schema version 2, this release reads 1"):
+        UnlearningReport.load(str(tmp_path / "report.json"))
+
+
+def test_the_markdown_has_a_row_a_metric_and_says_what_each_is(report):
+    lines = report.to_markdown().splitlines()
+    for key, values in report.metrics.items():
+        row = [line for line in lines if line.startswith(f"| {key} |")]
+        assert len(row) == any(isinstance(value, Estimate) for value in values.values()), key
+    header = next(line for line in lines if line.startswith("| metric"))
+    assert header == "| metric | better | unlearned | retrained | original | n |"
+    assert any(line.startswith("| 4 forget samples | unlearned |") for line in lines)
+    assert sum(line.startswith("* tug_of_war:") for line in lines) == 1
+    assert "none of them proves" in report.to_markdown()
+
+
+def test_models_are_left_alone_and_the_same_seed_gives_the_same_report(sets):
+    model, reference = timm_resnet(), timm_resnet(seed=1)
+    model.train()
+    before = weights_of(model), weights_of(reference)
+    one = quiet(model, reference=reference, relearning=ATTACK, **sets)
+    assert_same(before[0], weights_of(model))
+    assert_same(before[1], weights_of(reference))
+    assert model.training
+    two = quiet(model, reference=reference, relearning=ATTACK, **sets)
+    a, b = one.to_dict(), two.to_dict()
+    for found in (a, b):
+        assert set(found.pop("seconds")) == {"forward", "svc", "metrics", "relearning"}
+    assert a == b
+
+
+def test_a_language_model_is_reported_by_token():
+    torch.manual_seed(0)
+    models = [LlamaForCausalLM(LlamaConfig(**LLAMA)).eval() for _ in range(2)]
+    ids = torch.randint(3, 19, (40, 6), generator=torch.Generator().manual_seed(0))
+    data = [{"input_ids": row, "labels": row} for row in ids]
+    report = quiet(
+        models[0], reference=models[1], forget=data[:10], retain=data[10:25], test=data[25:], relearning=ATTACK
+    )
+    outputs = report.outputs["unlearned"]["forget"]
+    assert report["accuracy/forget"].value == pytest.approx((outputs.predictions == outputs.targets).mean())
+    assert "share of tokens" in report["accuracy/forget"].method and report["accuracy/forget"].n == 10
+    assert 0 <= report["agreement/test"].value <= 1 and isinstance(report["mia_svc/modified_entropy"], Estimate)
+    assert "token probabilities are not kept" in report["jensen_shannon"].reason
+    assert report["entanglement/variance_class_wise"] == Absent("the samples have no class")
+    assert isinstance(report["entanglement/wasserstein_2"], Estimate)
+    assert report.relearning["unlearned"]["forget"].trained == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": "resnet"}, "model is a str"),
+        ({"reference": 3}, "reference is a int"),
+        ({"forget": None}, "forget=None"),
+        ({"test": []}, "test is empty"),
+        ({"retain": iter([])}, "retain is an iterator"),
+        ({"svc_samples": -1}, "svc_samples=-1"),
+        ({"feature_layer": "nowhere"}, "feature_layer='nowhere'"),
+    ],
+)
+def test_refuses_before_any_forward_pass(options, words):
+    calls = []
+
+    class Counting(Mlp):
+        def forward(self, *args, **kwargs):
+            calls.append(1)
+            return super().forward(*args, **kwargs)
+
+    given = {"model": Counting(), "forget": rows(4), **options}
+    with pytest.raises(ValueError, match=words):
+        quiet(given.pop("model"), **given)
+    assert not calls
+
+
+def test_models_that_saw_other_samples_are_refused():
+    from hf_sharp_unlearn.metrics import jensen_shannon, prediction_agreement
+
+    z = np.zeros((3, 2))
+    one, other = Outputs.from_logits(z, [0, 1, 0]), Outputs.from_logits(z, [0, 1, 1])
+    for metric in (prediction_agreement, jensen_shannon):
+        with pytest.raises(ValueError, match="different samples"):
+            metric(one, other)
+    wide = Outputs.from_logits(np.zeros((3, 4)), [0, 1, 0])
+    with pytest.raises(ValueError, match="different classes"):
+        jensen_shannon(one, wide)
+
+
+def test_jensen_shannon_by_hand():
+    from hf_sharp_unlearn.metrics import jensen_shannon
+
+    p, q = np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([[0.25, 0.75], [0.0, 1.0]])
+    with np.errstate(divide="ignore"):
+        one, other = Outputs.from_logits(np.log(p), [0, 0]), Outputs.from_logits(np.log(q), [0, 0])
+
+    def entropy(v):
+        return -sum(x * math.log2(x) for x in v if x > 0)
+
+    expected = [entropy((a + b) / 2) - (entropy(a) + entropy(b)) / 2 for a, b in zip(p, q, strict=True)]
+    assert expected[1] == 1, "disjoint answers: one bit"
+    assert jensen_shannon(one, other).value == pytest.approx(np.mean(expected), rel=1e-5)
+    assert jensen_shannon(other, one).value == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+# ---- the trainer ----
+
+
+def test_the_trainer_reports_on_its_own_sets(make_trainer, tmp_path):
+    trainer = make_trainer(NegGradPlus(alpha=0.9), trainer={"eval_dataset": rows(15, seed=9)})
+    trainer.train()
+    before = weights_of(trainer.model)
+    report = trainer.evaluate_unlearning(Mlp(seed=3), str(tmp_path / "report"), relearning=ATTACK)
+    assert report.samples == {"forget": 6, "retain": 18, "test": 15}
+    assert (tmp_path / "report" / "report.json").exists() and (tmp_path / "report" / "accuracy.png").exists()
+    metrics = trainer.evaluate()
+    for split in report.samples:
+        assert report[f"accuracy/{split}"].value == pytest.approx(metrics[f"eval_{split}_accuracy"])
+        assert report[f"loss/{split}"].value == pytest.approx(metrics[f"eval_{split}_loss"], rel=1e-5)
+    assert_same(before, weights_of(trainer.model))
+    trainer.train()
+    small = trainer.evaluate_unlearning(svc_samples=0, test=None)
+    assert "test" not in small.samples and small.settings["svc_samples"] == 0
+
+
+def test_a_bf16_run_reports_under_autocast_and_goes_on_in_bf16(make_trainer):
+    """accelerate wraps forward; a copy of the model must run its own forward, not that of the model."""
+    trainer = make_trainer(NegGradPlus(alpha=0.9), trainer={"eval_dataset": rows(15, seed=9)}, bf16=True)
+    trainer.train()
+    before, forward = weights_of(trainer.model), trainer.model.forward
+    report = trainer.evaluate_unlearning(relearning=ATTACK)
+    assert_same(before, weights_of(trainer.model))
+    assert trainer.model.forward == forward
+    expected = relearning_attack(trainer.model, trainer.forget_dataset, trainer.retain_dataset, ATTACK, seed=42,
+                                 progress=False)  # fmt: skip
+    assert report.relearning["unlearned"] == expected
+    first = report.relearning["unlearned"]["retain"].accuracy
+    assert any(point.value != first[0].value for point in first) or first[0].value in (0, 1)
