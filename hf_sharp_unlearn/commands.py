@@ -160,8 +160,10 @@ def run_memorize(options: argparse.Namespace) -> None:
         proxies = watch.scores()
         for name, rho in sorted(rank_correlations(found.scores, proxies).items(), key=lambda item: -item[1]):
             print(f"rank correlation with {name:<20} {rho:+.3f}")
-    error = np.nanmedian(found.standard_errors)
-    print(f"{len(data)} samples, {options.models} models, standard error {error:.3f} (median)")
+    error, unknown = np.sqrt(np.nanmean(found.standard_errors**2)), int(np.isnan(found.scores).sum())
+    print(f"{len(data)} samples, {options.models} models, standard error {error:.3f} (root mean square)")
+    if unknown:
+        print(f"{unknown} samples have no score: they were in all subsets or in none. Train more models.")
     if options.forget_size:
         _write_forget_sets(found.scores, options)
     _draw_scores(found.scores, options.models, os.path.join(options.output_dir, "memorization.png"))

@@ -15,6 +15,7 @@ import os
 import statistics
 import time
 
+import numpy as np
 import torch
 import transformers
 from sklearn.datasets import load_digits
@@ -149,8 +150,8 @@ class Curves(TrainerCallback):
             self._look(state.global_step, model)
 
 
-def _save_data(splits: dict[str, list[dict]], folder: str) -> None:
-    """One .parquet file a split, for `sharp-unlearn evaluate` and `landscape`."""
+def _save_data(splits: dict[str, list[dict]], wrong: list[int], folder: str) -> None:
+    """One .parquet file a split, and the rows with wrong labels, for `sharp-unlearn evaluate`, `memorize`, ..."""
     from datasets import Array3D, Dataset, Features, Value
     from datasets.utils import disable_progress_bars
 
@@ -161,6 +162,7 @@ def _save_data(splits: dict[str, list[dict]], folder: str) -> None:
         columns = {key: [sample[key] for sample in samples] for key in ("pixel_values", "labels")}
         columns["pixel_values"] = [image.numpy() for image in columns["pixel_values"]]
         Dataset.from_dict(columns, features).to_parquet(os.path.join(folder, f"{name}.parquet"))
+    np.save(os.path.join(folder, "wrong_rows.npy"), np.array(wrong))
 
 
 def _common(seed: int, output_dir: str) -> dict:
@@ -206,7 +208,7 @@ def run_seed(seed: int, output_dir: str, save_models: bool) -> tuple[dict[str, d
     if save_models:
         original.save_pretrained(os.path.join(output_dir, "original"))
         retrained.save_pretrained(os.path.join(output_dir, "retrained"))
-        _save_data(splits, os.path.join(output_dir, "data"))
+        _save_data({"train": train, **splits}, wrong, os.path.join(output_dir, "data"))
     target = accuracies(retrained, splits)
     rows = {"do nothing": {**accuracies(original, splits), "seconds": 0.0}}
     curves = {}

@@ -34,7 +34,7 @@ def load_model(name: str) -> torch.nn.Module:
             return peft.AutoPeftModel.from_pretrained(name).eval()
         return model_class(AutoConfig.from_pretrained(name)).from_pretrained(name).eval()
     except (OSError, ValueError) as error:
-        raise ValueError(f"No model could be loaded from {name!r}: {error}") from error
+        raise ValueError(f"No model could be loaded from {name!r}: {_first_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _read(spec: str) -> Any:
         else:
             found = datasets.load_dataset(path)
     except Exception as error:
-        raise ValueError(f"No data set could be loaded from {spec!r}: {type(error).__name__}: {error}") from error
+        raise ValueError(f"No data set could be loaded from {spec!r}: {_first_line(error)}") from error
     if not isinstance(found, datasets.DatasetDict):
         return found
     split = split or (next(iter(found)) if len(found) == 1 else "train")
@@ -167,3 +167,7 @@ def _tokenizer(model: str) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

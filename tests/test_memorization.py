@@ -257,6 +257,14 @@ def test_proxies_rank_as_memorization_does(estimate, tmp_path):
     assert roc_auc_score(wrong, proxies["holdout"]) > 0.6
 
 
+def test_rank_correlations_leave_out_what_has_no_score():
+    found = rank_correlations(
+        np.array([0.1, np.nan, 0.3, 0.2]),
+        {"a": np.array([1.0, 9, 3, 2]), "b": np.array([3.0, 0, 1, 2]), "c": np.ones(4)},
+    )
+    assert found["a"] == pytest.approx(1) and found["b"] == pytest.approx(-1) and np.isnan(found["c"])
+
+
 def test_learning_events_by_hand():
     class Steps(nn.Module):
         """Says class `answers[epoch][sample]`, as sure as a logit of 2."""

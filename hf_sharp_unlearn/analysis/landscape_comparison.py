@@ -139,6 +139,7 @@ def _slices(found: Mapping[str, Mapping[str, Shape]]) -> Any:
             )
         axis.set_yscale("log")
         axis.set_title(f"{split} set (n = {shape.slice.samples})")
+        axis.set_xticks(np.linspace(*shape.slice.offsets[0][[0, -1]], 5))
         axis.set_xlabel("direction 1, filter-normalised")
         axis.set_ylabel("loss (nats)")
         axis.grid(alpha=0.25, which="both")

@@ -117,7 +117,13 @@ def holdout_retraining(
 
 
 def rank_correlations(scores: np.ndarray, proxies: dict[str, np.ndarray]) -> dict[str, float]:
-    """{proxy: Spearman's rank correlation with the memorization scores, in [-1, 1]}; rows without a score are
-    left out."""
+    """{proxy: Spearman's rank correlation with the memorization scores, in [-1, 1]}.
+
+    Rows without a score are left out. nan where it is not defined: a proxy, or the scores, that are all equal.
+    """
     kept = ~np.isnan(scores)
-    return {name: float(stats.spearmanr(scores[kept], values[kept]).statistic) for name, values in proxies.items()}
+    pairs = {name: (scores[kept], values[kept]) for name, values in proxies.items()}
+    return {
+        name: float(stats.spearmanr(*pair).statistic) if all(len(np.unique(x)) > 1 for x in pair) else float("nan")
+        for name, pair in pairs.items()
+    }
