@@ -132,9 +132,9 @@ def test_landscape_compares_checkpoints(world, tmp_path, capsys):
 
 
 def test_memorize_estimates_resumes_and_chooses_forget_sets(world, tmp_path, capsys):
-    command = ["memorize", "--model", world / "original", "--train", world / "retain.parquet",
-               "--models", 5, "--epochs", 1, "--batch-size", 8, "--forget-size", 4, "--middle", "median", "--device", "cpu", "--output-dir",
-               tmp_path / "out"]  # fmt: skip
+    training = ["--models", 5, "--epochs", 1, "--batch-size", 8, "--device", "cpu"]
+    command = ["memorize", "--model", world / "original", "--train", world / "retain.parquet", *training,
+               "--forget-size", 4, "--middle", "median", "--output-dir", tmp_path / "out"]  # fmt: skip
     assert run(*command) == 0
     out = capsys.readouterr().out
     assert "rank correlation with confidence" in out and "30 samples, 5 models, standard error" in out

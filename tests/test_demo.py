@@ -10,7 +10,7 @@ import warnings
 import pytest
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from hf_sharp_unlearn import cli, demo
+from hf_sharp_unlearn import UnlearningReport, cli, demo
 
 pytestmark = pytest.mark.xdist_group("demo")  # one worker makes what the tests share
 
@@ -56,6 +56,24 @@ def test_the_plot_is_a_png_and_the_model_loads_with_its_processor(short):
     found = demo.accuracies(model, {"retain": retain, "forget": [train[i] for i in wrong], "test": test})
     assert found == {split: short[1][0]["Sharp MinMax"][split] for split in demo.SPLITS}
     assert AutoImageProcessor.from_pretrained(saved) is not None
+
+
+def test_the_demo_ends_with_the_report_and_the_data_to_make_it_again(short):
+    report = UnlearningReport.load(str(short[0] / "report" / "report.json"))
+    rows = short[1][0]
+    for model, row in (("unlearned", "Sharp MinMax"), ("retrained", "retrained"), ("original", "do nothing")):
+        for split in demo.SPLITS:
+            assert report.metrics[f"accuracy/{split}"][model].value == pytest.approx(rows[row][split])
+    assert report["tug_of_war"].value == pytest.approx(rows["Sharp MinMax"]["tow"])
+    assert set(report.relearning) == {"unlearned", "retrained", "original"}
+    plots = {path.name for path in (short[0] / "report").glob("*.png")}
+    assert plots == {"accuracy.png", "roc.png", "confidence.png", "relearning.png", "features.png"}
+    again = short[0] / "again"
+    files = [word for split in demo.SPLITS for word in (f"--{split}", str(short[0] / "data" / f"{split}.parquet"))]
+    models = ["--model", str(short[0] / "sharp_minmax"), "--reference", str(short[0] / "retrained")]
+    assert cli.main(["evaluate", *models, *files, "--output-dir", str(again), "--seed", "0", "--device", "cpu"]) == 0
+    found = UnlearningReport.load(str(again / "report.json"))
+    assert found["tug_of_war"].value == report["tug_of_war"].value
 
 
 def test_the_readmes_ten_lines_print_what_it_shows(short, tmp_path, monkeypatch, capsys):

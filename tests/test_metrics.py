@@ -6,7 +6,7 @@ import torch
 from transformers import EvalPrediction
 
 from hf_sharp_unlearn import tug_of_war
-from hf_sharp_unlearn.metrics import accuracy, predicted_classes
+from hf_sharp_unlearn.metrics import METRICS, accuracy, average_gap, predicted_classes, tug_of_war_mia
 
 RETRAINED = {"retain": 1.0, "forget": 0.5, "test": 0.8}
 
@@ -44,6 +44,32 @@ def test_tug_of_war_refuses(unlearned, words):
             tug_of_war(*pair)
         for word in words[1:] if pair[0] is RETRAINED else words:
             assert word in str(raised.value)
+
+
+def test_tug_of_war_with_membership_inference_by_hand():
+    unlearned, retrained = {"retain": 0.9, "mia": 0.7, "test": 0.75}, {"retain": 1.0, "mia": 0.5, "test": 0.8}
+    assert tug_of_war_mia(unlearned, retrained) == pytest.approx(0.9 * 0.8 * 0.95)
+    assert tug_of_war_mia(retrained, retrained) == 1.0
+    with pytest.raises(ValueError, match="splits"):
+        tug_of_war_mia({"retain": 0.9, "mia": 0.7}, retrained)
+
+
+def test_the_average_gap_by_hand_its_range_and_direction():
+    retrained = {"forget": 0.5, "retain": 1.0, "test": 0.8, "mia": 0.4}
+    assert average_gap({"forget": 0.7, "retain": 0.9, "test": 0.8, "mia": 0.5}, retrained) == pytest.approx(0.1)
+    assert average_gap(retrained, retrained) == 0, "lower is better"
+    assert average_gap({"a": 0.0, "b": 1.0}, {"a": 1.0, "b": 0.0}) == 1
+    for pair in (({"a": 1.0}, {"b": 1.0}), ({}, {})):
+        with pytest.raises(ValueError, match="need the same keys"):
+            average_gap(*pair)
+
+
+def test_every_metric_says_what_it_needs_and_which_way_is_better():
+    for name, metric in METRICS.items():
+        assert metric.better in ("higher", "lower", "reference") and metric.needs in ("model", "reference", "sets"), (
+            name
+        )
+        assert len(metric.compute.__doc__) > 20, "the report prints it"
 
 
 def of(predictions, labels, **kwargs):
