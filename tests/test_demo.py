@@ -76,17 +76,31 @@ def test_the_demo_ends_with_the_report_and_the_data_to_make_it_again(short):
     assert found["tug_of_war"].value == report["tug_of_war"].value
 
 
-def test_the_readmes_ten_lines_print_what_it_shows(short, tmp_path, monkeypatch, capsys):
-    """On the short demo's original, so the numbers are other ones; the code is the README's, word for word."""
-    with open(os.path.join(os.path.dirname(os.path.dirname(__file__)), "README.md")) as file:
-        code = file.read().split("```python\n")[1].split("```")[0]
+def run_blocks(document, short, tmp_path, monkeypatch, capsys):
+    """Run the python blocks of a document, word for word, on the short demo's models; what they print."""
+    with open(os.path.join(os.path.dirname(os.path.dirname(__file__)), document)) as file:
+        blocks = [part.split("```")[0] for part in file.read().split("```python\n")[1:]]
     (tmp_path / "demo_output").symlink_to(short[0])
     monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'pin_memory' argument")
-        exec(compile(code, "README.md", "exec"), {})
-    printed = ast.literal_eval(capsys.readouterr().out.splitlines()[-1])
+        exec(compile("".join(blocks), document, "exec"), {})
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_readmes_ten_lines_and_the_report_after_them(short, tmp_path, monkeypatch, capsys):
+    """On the short demo's original, so the numbers are other ones."""
+    lines = run_blocks("README.md", short, tmp_path, monkeypatch, capsys)
+    printed = ast.literal_eval(next(line for line in reversed(lines) if line.startswith("{'retain'")))
     assert list(printed) == ["retain", "forget", "test"] and printed["forget"] < printed["retain"]
+    assert lines[-1].startswith("Estimate(value=0.") and (tmp_path / "unlearning_report" / "report.md").exists()
+
+
+def test_the_code_of_the_page_on_evaluation(short, tmp_path, monkeypatch, capsys):
+    lines = run_blocks("docs/evaluation.md", short, tmp_path, monkeypatch, capsys)
+    assert lines[-1].endswith("no shadow models were given") and 0 < float(lines[-1].split()[0]) < 1
+    assert (tmp_path / "unlearning_report" / "relearning.png").exists()
 
 
 def test_the_forget_set_is_the_images_with_a_wrong_label():

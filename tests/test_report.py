@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import textwrap
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_sharp_unlearn import NegGradPlus, Relearning, UnlearningReport, evaluate_unlearning, tug_of_war
 from hf_sharp_unlearn.analysis import relearning_attack
-from hf_sharp_unlearn.metrics import METRICS, Absent, Estimate, Outputs, Subject, average_gap, tug_of_war_mia
+from hf_sharp_unlearn.metrics import METRICS, Absent, Estimate, Metric, Outputs, Subject, average_gap, tug_of_war_mia
+from hf_sharp_unlearn.metrics.estimate import share
 from hf_sharp_unlearn.report import compute_metrics
 
 ATTACK = Relearning(samples=4, steps=4, every=2, learning_rate=0.05)
@@ -272,6 +275,21 @@ def test_jensen_shannon_by_hand():
     assert expected[1] == 1, "disjoint answers: one bit"
     assert jensen_shannon(one, other).value == pytest.approx(np.mean(expected), rel=1e-5)
     assert jensen_shannon(other, one).value == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_the_recipe_for_a_metric_of_ones_own(sets, monkeypatch):
+    """CONTRIBUTING's example, word for word."""
+    with open(os.path.join(os.path.dirname(os.path.dirname(__file__)), "CONTRIBUTING.md")) as file:
+        code = file.read().split("## Adding a metric")[1].split("```python\n")[1].split("```")[0]
+    names = {"Subject": Subject, "Found": dict, "share": share}
+    exec(textwrap.dedent(code), names)
+    monkeypatch.setitem(METRICS, "wrong_and_sure", Metric(names["wrong_and_sure"], "reference"))
+    report = quiet(timm_resnet(), svc_samples=0, **sets)
+    forget = report.outputs["unlearned"]["forget"]
+    assert report["wrong_and_sure"].value == pytest.approx(
+        ((forget.max_confidence > 0.9) & (forget.correct == 0)).mean()
+    )
+    assert "* wrong_and_sure: Share of forget samples" in report.to_markdown()
 
 
 # ---- the trainer ----
