@@ -21,7 +21,7 @@ from .analysis.landscape_comparison import compare_landscapes, draw_landscapes, 
 from .figures import new_figure
 from .report import evaluate_unlearning
 from .sharpness import SAM
-from .sources import FromConfig, collator_for, load_data, load_model
+from .sources import FromConfig, collator_for, fingerprint, load_data, load_model
 
 MODEL = "a folder that save_pretrained wrote, or a Hub id"
 DATA = (
@@ -125,11 +125,19 @@ def run_memorize(options: argparse.Namespace) -> None:
     if options.scores:
         if not options.forget_size:
             raise ValueError("--scores without --forget-size: there is nothing to do.")
+        scores = load_scores(options.scores, options.scores_key)
+        forget_sets_by_score(scores, options.forget_size, middle=_middle(options))  # refused before anything is written
+        _refuse_finished(options, "forget_high.npy")
         os.makedirs(options.output_dir, exist_ok=True)
-        _write_forget_sets(load_scores(options.scores, options.scores_key), options)
+        _write_forget_sets(scores, options)
         return
     _refuse_finished(options, "memorization.npz")
     data = load_data(options.train, options.model, **_columns(options))
+    if options.forget_size is not None and not 1 <= options.forget_size <= len(data):
+        raise ValueError(
+            f"--forget-size {options.forget_size}: must lie between 1 and {len(data)}, the samples there are."
+        )
+    _middle(options)
     collator = collator_for(data, options.model)
     arguments = {
         "num_train_epochs": options.epochs,
@@ -137,6 +145,7 @@ def run_memorize(options: argparse.Namespace) -> None:
         "lr_scheduler_type": "cosine",
         "optim": options.optim,
         "per_device_train_batch_size": options.batch_size,
+        "per_device_eval_batch_size": options.batch_size,
         "use_cpu": _device(options).type == "cpu",
         "remove_unused_columns": False,
     }
@@ -149,27 +158,32 @@ def run_memorize(options: argparse.Namespace) -> None:
         output_dir=os.path.join(options.output_dir, "models"),
         processes=options.processes,
         seed=options.seed,
-        settings={"model": options.model, "train": options.train, **arguments},
+        settings={
+            "model": options.model,
+            "data": fingerprint(options.train, data),
+            **_columns(options),
+            **{name: value for name, value in arguments.items() if name != "use_cpu"},
+        },
     )
-    proxies = {}
-    if not options.no_proxies:
-        watch = MemorizationProxies(data, collator=collator)
-        TrainerFit(FromConfig(options.model), data, arguments, collator, (watch,)).train(
-            np.arange(len(data)), options.seed
-        )
-        proxies = watch.scores()
-        for name, rho in sorted(rank_correlations(found.scores, proxies).items(), key=lambda item: -item[1]):
-            print(f"rank correlation with {name:<20} {rho:+.3f}")
+    os.makedirs(options.output_dir, exist_ok=True)
+    _draw_scores(found.scores, options.models, os.path.join(options.output_dir, "memorization.png"))
     error, unknown = np.sqrt(np.nanmean(found.standard_errors**2)), int(np.isnan(found.scores).sum())
     print(f"{len(data)} samples, {options.models} models, standard error {error:.3f} (root mean square)")
     if unknown:
         print(f"{unknown} samples have no score: they were in all subsets or in none. Train more models.")
+    if not options.no_proxies:
+        watch = MemorizationProxies(data, collator=collator, batch_size=options.batch_size)
+        TrainerFit(FromConfig(options.model), data, arguments, collator, (watch,)).train(
+            np.arange(len(data)), options.seed
+        )
+        proxies = watch.scores()
+        np.savez(os.path.join(options.output_dir, "proxies.npz"), **proxies)
+        for name, rho in sorted(rank_correlations(found.scores, proxies).items(), key=lambda item: -item[1]):
+            print(f"rank correlation with {name:<20} {rho:+.3f}")
+    found.save(os.path.join(options.output_dir, "memorization.npz"))  # says that it is finished
+    print(f"written: {options.output_dir}")
     if options.forget_size:
         _write_forget_sets(found.scores, options)
-    _draw_scores(found.scores, options.models, os.path.join(options.output_dir, "memorization.png"))
-    np.savez(os.path.join(options.output_dir, "proxies.npz"), **proxies)
-    found.save(os.path.join(options.output_dir, "memorization.npz"))
-    print(f"written: {options.output_dir}")
 
 
 def add_landscape(commands: Any, shared: argparse.ArgumentParser) -> None:
@@ -209,16 +223,18 @@ def run_landscape(options: argparse.Namespace) -> None:
         reach=options.reach,
         samples=options.samples,
         sharpness=SAM(rho=options.rho),
+        batch_size=options.batch_size,
         seed=options.seed,
         collator=collator_for(next(iter(sets.values())), options.model),
     )
-    paths = draw_landscapes(found, options.output_dir)
+    os.makedirs(options.output_dir, exist_ok=True)
     with open(path := os.path.join(options.output_dir, "landscape.json"), "w") as file:
-        json.dump(numbers := landscape_numbers(found), file)
+        json.dump(numbers := landscape_numbers(found), file, allow_nan=False)
+    paths = draw_landscapes(found, options.output_dir)
     keys = ("centre", "rise", "variability", "slope", "sharpness", "top_eigenvalue", "eigenvector_residual")
     for name, splits in numbers.items():
         for split, values in splits.items():
-            print(f"{name}, {split} set: " + ", ".join(f"{key} {values[key]:.4g}" for key in keys))
+            print(f"{name}, {split} set: " + ", ".join(f"{key} {_shown(values[key])}" for key in keys))
     print("written: " + ", ".join([*paths, path]))
 
 
@@ -275,9 +291,15 @@ def _refuse_finished(options: argparse.Namespace, name: str) -> None:
         raise ValueError(f"{path} is there already: pass --overwrite to replace it, or another --output-dir.")
 
 
+def _middle(options: argparse.Namespace) -> float | str:
+    try:
+        return options.middle if options.middle == "median" else float(options.middle)
+    except ValueError:
+        raise ValueError(f'--middle {options.middle}: must be a number or "median".') from None
+
+
 def _write_forget_sets(scores: np.ndarray, options: argparse.Namespace) -> None:
-    middle = options.middle if options.middle == "median" else float(options.middle)
-    sets = forget_sets_by_score(scores, options.forget_size, middle=middle, seed=options.seed)
+    sets = forget_sets_by_score(scores, options.forget_size, middle=_middle(options), seed=options.seed)
     for name, rows in sets.items():
         np.save(path := os.path.join(options.output_dir, f"forget_{name}.npy"), rows)
         print(f"{path}: {len(rows)} rows, scores {scores[rows].min():.3f} to {scores[rows].max():.3f}")
@@ -294,3 +316,7 @@ def _draw_scores(scores: np.ndarray, models: int, path: str) -> None:
     axis.set_title(f"Memorization of {len(known)} samples, {models} models")
     axis.grid(axis="y", alpha=0.25)
     figure.savefig(path, dpi=110)
+
+
+def _shown(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"

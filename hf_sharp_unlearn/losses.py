@@ -10,16 +10,23 @@ from .data import targets_of
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """The logits of a model's outputs: a mapping or object with `logits`, or a tuple (loss, logits, ...).
+    """The logits of a model's outputs, at least in single precision: a mapping or object with `logits`, or a tuple
+    (loss, logits, ...).
 
     Raises ValueError for outputs without them.
     """
+    logits = raw_logits(outputs)
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def raw_logits(outputs: Any) -> Tensor:
+    """The same in the model's own precision. Raises ValueError for outputs without logits."""
     logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
     if logits is None and isinstance(outputs, tuple | list) and len(outputs) > 1:
         logits = outputs[1]
     if not isinstance(logits, Tensor):
         raise ValueError(f"The model returns {type(outputs).__name__} without `logits`: this method compares them.")
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return logits
 
 
 def counted_items(features: Mapping[str, Any], logits: Tensor, label_names: Sequence[str], shift: bool) -> Tensor:

@@ -10,13 +10,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
+from torch.utils.data import DataLoader
 
 from .analysis import Relearning, RelearningCurve, relearning_attack
 from .metrics import METRICS, Absent, Estimate, Outputs, Subject, Unavailable, collect_outputs
@@ -77,17 +78,17 @@ class UnlearningReport:
     def save(self, folder: str, plots: bool = True) -> list[str]:
         """Write report.json, report.md and the plots; return the paths. Plots need the outputs, which `load` lacks."""
         os.makedirs(folder, exist_ok=True)
-        paths = draw_plots(self, folder) if plots and self.outputs else []
-        names = [os.path.basename(path) for path in paths]
+        drawn = draw_plots(self) if plots and self.outputs else {}
         texts = {
-            "report.md": to_markdown(self, names),
             "report.json": json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n",
+            "report.md": to_markdown(self, list(drawn)),
         }
         for name, text in texts.items():
-            with open(path := os.path.join(folder, name), "w", encoding="utf-8") as file:
+            with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
                 file.write(text)
-            paths.append(path)
-        return paths
+        for name, figure in drawn.items():
+            figure.savefig(os.path.join(folder, name), dpi=110)
+        return [os.path.join(folder, name) for name in (*drawn, *texts)]
 
     @classmethod
     def load(cls, path: str) -> "UnlearningReport":
@@ -150,13 +151,13 @@ def evaluate_unlearning(
     No model is changed. Raises ValueError for input that cannot be used, before anything is run where that can be seen.
     """
     sets = {name: data for name, data in zip(SPLITS, (forget, retain, test), strict=True) if data is not None}
-    _check(model, sets, reference, original, svc_samples)
+    _check(model, sets, reference, original, svc_samples, relearning)
     seconds: dict[str, float] = {}
     clock = _Clock(seconds)
 
     def outputs_of(subject: nn.Module, title: str, splits: Iterable[str], features: bool) -> dict[str, Outputs]:
         with clock("forward"):
-            return {
+            found = {
                 split: collect_outputs(
                     subject,
                     sets[split],
@@ -170,6 +171,7 @@ def evaluate_unlearning(
                 )
                 for split in splits
             }
+        return found if features else {split: outputs.slim() for split, outputs in found.items()}
 
     models = {name: m for name, m in zip(MODELS, (model, reference, original), strict=True) if m is not None}
     outputs = {name: outputs_of(m, name, sets, True) for name, m in models.items()}
@@ -200,6 +202,7 @@ def evaluate_unlearning(
                     seed=seed,
                     collator=collator,
                     label_names=label_names,
+                    batch_size=batch_size,
                     progress=progress,
                 )
     settings = {
@@ -234,7 +237,7 @@ def compute_metrics(subjects: Mapping[str, Subject]) -> tuple[dict[str, dict[str
                     raise Unavailable("no retrained model was given (reference)")
                 against = [subjects["retrained"]] if metric.needs == "reference" else []
                 found = metric.compute(subject, *against)
-            except Unavailable as reason:
+            except (Unavailable, ValueError) as reason:  # the other metrics are worth having
                 found = {"": Absent(str(reason))}
             for key, value in found.items():
                 key = f"{name}/{key}" if key else name
@@ -244,11 +247,13 @@ def compute_metrics(subjects: Mapping[str, Subject]) -> tuple[dict[str, dict[str
 
 
 def _finite(value: Value) -> Value:
-    if isinstance(value, Absent) or math.isfinite(value.value):
-        if isinstance(value, Estimate) and value.low is not None and not math.isfinite(value.low + value.high):
-            return Estimate(value.value, value.n, method=f"{value.method}, not finite")
+    """JSON has no infinity: an infinite value is absent, an infinite end of an interval is None."""
+    if isinstance(value, Absent):
         return value
-    return Absent(f"the value is {value.value} (n = {value.n})")
+    if not math.isfinite(value.value):
+        return Absent(f"the value is {value.value} (n = {value.n})")
+    ends = [end if end is not None and math.isfinite(end) else None for end in (value.low, value.high)]
+    return Estimate(value.value, value.n, *ends, value.method)
 
 
 def _plain(value: Value) -> dict[str, Any]:
@@ -262,7 +267,7 @@ def _value(found: Mapping[str, Any]) -> Value:
 def _quietly(compute: Callable[[], Any]) -> None:
     try:
         compute()
-    except Unavailable:  # said where the number is asked for
+    except (Unavailable, ValueError):  # said where the number is asked for
         pass
 
 
@@ -283,7 +288,9 @@ class _Clock:
         self._seconds[self._name] = self._seconds.get(self._name, 0.0) + time.perf_counter() - self._start
 
 
-def _check(model: Any, sets: Mapping[str, Any], reference: Any, original: Any, svc_samples: int) -> None:
+def _check(
+    model: Any, sets: Mapping[str, Any], reference: Any, original: Any, svc_samples: int, relearning: Any
+) -> None:
     for name, candidate in (("model", model), ("reference", reference), ("original", original)):
         if not isinstance(candidate, nn.Module) and not (candidate is None and name != "model"):
             raise ValueError(
@@ -292,9 +299,16 @@ def _check(model: Any, sets: Mapping[str, Any], reference: Any, original: Any, s
     if "forget" not in sets:
         raise ValueError("forget=None: there is nothing to judge without the forget set.")
     for name, data in sets.items():
-        if isinstance(data, Iterator):
-            raise ValueError(f"{name} is an iterator, which can be read once: pass a data set or a DataLoader.")
-        if hasattr(data, "__len__") and len(data) == 0:
+        indexed = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+        if not indexed and not isinstance(data, DataLoader):
+            raise ValueError(f"{name} is a {type(data).__name__}: pass a map-style data set or a DataLoader.")
+        if indexed and len(data) == 0:
             raise ValueError(f"{name} is empty.")
+        if relearning is not None and not indexed and name != "test":
+            raise ValueError(
+                f"{name} is a DataLoader: the relearning attack chooses samples, pass a map-style data set."
+            )
+    if relearning is not None and len(sets["forget"]) < 2:
+        raise ValueError("forget has one sample: the relearning attack needs one to train on and one to watch.")
     if isinstance(svc_samples, bool) or svc_samples < 0:
         raise ValueError(f"svc_samples={svc_samples!r}: must be 0 (no SVC attacks) or a number of samples.")

@@ -1,13 +1,13 @@
 """The plots of a report. Models differ in lightness and line style, so that they survive greyscale."""
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .figures import new_figure
-from .metrics import Absent, Outputs, roc_curve
+from .metrics import Outputs, loss_score, roc_curve
+from .report_text import format_value
 
 if TYPE_CHECKING:
     from .report import UnlearningReport
@@ -26,8 +26,8 @@ SPLIT_STYLES = {
 POINTS = 2000  # in the embedding
 
 
-def draw_plots(report: "UnlearningReport", folder: str) -> list[str]:
-    """Write the plots that the report's outputs allow; return their paths."""
+def draw_plots(report: "UnlearningReport") -> dict[str, Any]:
+    """{file name: figure} of what the report's outputs allow."""
     plots: dict[str, Callable[[Any, UnlearningReport], None] | None] = {
         "accuracy.png": _accuracy,
         "roc.png": _roc if "test" in report.samples else None,
@@ -35,15 +35,12 @@ def draw_plots(report: "UnlearningReport", folder: str) -> list[str]:
         "relearning.png": _relearning if report.relearning else None,
         "features.png": _features if _has_features(report) else None,
     }
-    paths = []
+    figures = {}
     for name, draw in plots.items():
         if draw is not None:
-            path = os.path.join(folder, name)
-            figure = new_figure()
-            draw(figure, report)
-            figure.savefig(path, dpi=110)
-            paths.append(path)
-    return paths
+            figures[name] = new_figure()
+            draw(figures[name], report)
+    return figures
 
 
 def _accuracy(figure: Any, report: "UnlearningReport") -> None:
@@ -80,9 +77,8 @@ def _roc(figure: Any, report: "UnlearningReport") -> None:
     n = report.samples["test"]
     lowest = 1 / max(n, 10)
     for model, outputs in report.outputs.items():
-        fpr, tpr = roc_curve(outputs["forget"].margin, outputs["test"].margin)
-        value = report.metrics["mia_loss/auc"][model]
-        auc = "" if isinstance(value, Absent) else f", AUC {value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+        fpr, tpr = roc_curve(loss_score(outputs["forget"]), loss_score(outputs["test"]))
+        auc = f", AUC {format_value(report.metrics['mia_loss/auc'][model])}"
         style = {key: STYLES[model][key] for key in ("color", "linestyle")}
         label = f"{model}{auc}"
         axis.step(
@@ -124,8 +120,9 @@ def _relearning(figure: Any, report: "UnlearningReport") -> None:
             values = [100 * point.value for point in curve.accuracy]
             label = f"{model}, area {curve.area:.2f}"
             axis.plot(curve.steps, values, label=label, marker=STYLES[model]["marker"], markersize=4, **style)
-            ends = [[100 * (getattr(p, end) or p.value) for p in curve.accuracy] for end in ("low", "high")]
-            axis.fill_between(curve.steps, *ends, color=style["color"], alpha=0.12)
+            if all(point.low is not None for point in curve.accuracy):
+                ends = [[100 * getattr(point, end) for point in curve.accuracy] for end in ("low", "high")]
+                axis.fill_between(curve.steps, *ends, color=style["color"], alpha=0.12)
         axis.set_title(f"fine-tuned on {curve.trained} {attack} samples", fontsize=10)
         axis.set_xlabel("step")
         axis.set_ylabel(f"accuracy on {curve.watched} forget samples (%)")

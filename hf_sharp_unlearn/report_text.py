@@ -13,7 +13,8 @@ CAPTIONS = {
     "roc.png": "Attack by loss: who was in the training data, forget or test set? Both axes are logarithmic; the "
     "diagonal is guessing.",
     "confidence.png": "Probability of the true label. Where forget and test curves lie apart, an attacker can tell.",
-    "relearning.png": "Accuracy on forget samples while the model is fine-tuned. What comes back was not deleted.",
+    "relearning.png": "Accuracy on forget samples while the model is fine-tuned. What comes back faster than in the "
+    "retrained model was still there.",
     "features.png": "Penultimate features on their first two principal components.",
 }
 
@@ -24,7 +25,7 @@ def to_markdown(report: "UnlearningReport", plots: list[str] | None = None) -> s
         m for m in ("unlearned", "retrained", "original") if any(m in values for values in report.metrics.values())
     ]
     lines = ["# Unlearning report", "", _summary(report), ""]
-    lines += [f"| metric | better | {' | '.join(models)} | n |", "|---|---|" + "---|" * (len(models) + 1)]
+    lines += [f"| metric | better | {' | '.join(models)} | n | how |", "|---|---|" + "---|" * (len(models) + 2)]
     absent: dict[str, list[str]] = {}
     for key, values in report.metrics.items():
         shown = [value for value in values.values() if isinstance(value, Estimate)]
@@ -34,10 +35,13 @@ def to_markdown(report: "UnlearningReport", plots: list[str] | None = None) -> s
         if shown:
             cells = [format_value(values[m]) if m in values else "" for m in models]
             n = sorted({value.n for value in shown})
-            lines.append(f"| {key} | {BETTER[report.better[key]]} | {' | '.join(cells)} | {' / '.join(map(str, n))} |")
+            row = [key, BETTER[report.better[key]], *cells, " / ".join(map(str, n)), shown[0].method]
+            lines.append(f"| {' | '.join(row)} |")
     lines += [
         "",
-        "Brackets are 95 % intervals. n: samples behind a number, the smaller group where two are compared.",
+        "Brackets are 95 % intervals of the kind that the last column names (for the first model); an interval over or "
+        "for something leaves other sources of error out. n: samples or models behind a number, the smaller group "
+        "where two are compared.",
         "",
     ]
     lines += _relearning(report, models)
@@ -61,8 +65,11 @@ def format_value(value: "Value") -> str:
     """Value with its interval, in four significant digits: "0.942 [0.921, 0.958]"."""
     if isinstance(value, Absent):
         return "absent"
-    text = f"{value.value:.4g}"
-    return text if value.low is None else f"{text} [{value.low:.3g}, {value.high:.3g}]"
+    if value.low is None and value.high is None:
+        return f"{value.value:.4g}"
+    low = "-inf" if value.low is None else f"{value.low:.3g}"
+    high = "inf" if value.high is None else f"{value.high:.3g}"
+    return f"{value.value:.4g} [{low}, {high}]"
 
 
 def _summary(report: "UnlearningReport") -> str:
@@ -71,7 +78,7 @@ def _summary(report: "UnlearningReport") -> str:
     tow = report.metrics["tug_of_war"]["unlearned"]
     if isinstance(tow, Estimate):
         parts.append(f"Tug-of-War {format_value(tow)}; 1 is the retrained model.")
-    else:
+    elif all("retrained" not in values for values in report.metrics.values()):
         parts.append(
             "There is no retrained model to compare with: the numbers say how the model behaves, not how well it "
             "forgot."

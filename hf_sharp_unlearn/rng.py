@@ -22,6 +22,13 @@ def seed_host(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
 
 
+def seed_all(seed: int, device: torch.device) -> None:
+    """Seed the host's generators and the device's."""
+    seed_host(seed)
+    if device.type not in ("cpu", "meta"):
+        torch.get_device_module(device).manual_seed(seed)
+
+
 @contextlib.contextmanager
 def isolated_rng() -> Iterator[None]:
     """Put the host generators back where they were, whatever the block drew or raised."""

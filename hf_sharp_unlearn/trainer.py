@@ -23,6 +23,7 @@ from . import checks
 from .arguments import UnlearningArguments
 from .classes import classes_to_draw
 from .data import COUNTS, count_items, evaluation_sets
+from .distributed import all_true
 from .epochs import EpochHooks
 from .losses import counted_items, logits_of
 from .methods import Method, resolve_method
@@ -217,9 +218,10 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Traine
         report.md and the plots are written; None writes nothing. Sets are those of `evaluate`, the test set the one
         called "test".
 
-        In a distributed run the first process does the work and returns the report, the others wait and return None.
+        In a distributed run the first process does the work and returns the report; the others wait, at most
+        `ddp_timeout` seconds, and return None.
         """
-        report = None
+        report, error = None, None
         if self.is_world_process_zero():
             sets = {split: self.eval_dataset.get(split) for split in ("forget", "retain", "test")}
             settings = {
@@ -229,10 +231,18 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Traine
                 "seed": self._data_seed,
                 "progress": not self.args.disable_tqdm,
             }
-            report = evaluate_unlearning(self.model, reference=reference, **{**sets, **settings, **options})
-            if output_dir is not None:
-                report.save(output_dir)
-        self.accelerator.wait_for_everyone()
+            try:
+                report = evaluate_unlearning(self.model, reference=reference, **{**sets, **settings, **options})
+                if output_dir is not None:
+                    report.save(output_dir)
+            except BaseException as raised:
+                error = raised
+        # The others wait here, for `ddp_timeout` seconds at most, and must not wait for a process that has failed.
+        done = all_true(error is None, self.args.device, self.accelerator.num_processes)
+        if error is not None:
+            raise error
+        if not done:
+            raise RuntimeError("The report failed on the first process: see its error.")
         return report
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -4,6 +4,7 @@ import json
 
 import datasets
 import numpy as np
+import peft
 import pytest
 import torch
 from parts import timm_resnet
@@ -156,6 +157,8 @@ def test_memorize_estimates_resumes_and_chooses_forget_sets(world, tmp_path, cap
     capsys.readouterr()
     assert run(*command, "--overwrite", "--epochs", 2) == 1
     assert "use another one" in capsys.readouterr().err, "models of other settings are not mixed in"
+    assert run(*command, "--overwrite", "--forget-size", 31) == 1
+    assert "must lie between 1 and 30" in capsys.readouterr().err
 
 
 def test_memorize_takes_scores_from_a_file(tmp_path, capsys):
@@ -163,6 +166,9 @@ def test_memorize_takes_scores_from_a_file(tmp_path, capsys):
     assert run("memorize", "--scores", tmp_path / "scores.npy", "--forget-size", 2, "--output-dir", tmp_path / "o") == 0
     assert np.load(tmp_path / "o" / "forget_high.npy").tolist() == [9, 10]
     assert 5 in np.load(tmp_path / "o" / "forget_mid.npy")
+    again = ["memorize", "--scores", tmp_path / "scores.npy", "--forget-size", 2, "--output-dir", tmp_path / "o"]
+    assert run(*again) == 1 and run(*again, "--overwrite") == 0, "what is there is not replaced unasked"
+    assert run(*again, "--overwrite", "--forget-size", 20) == 1 and run(*again, "--overwrite", "--middle", "x") == 1
     assert run("memorize", "--scores", tmp_path / "scores.npy") == 1
     assert run("memorize", "--forget-size", 2) == 1
     assert "Give either --scores FILE, or --train DATA with --model MODEL" in capsys.readouterr().err
@@ -218,15 +224,67 @@ def test_language_models_read_text(language, tmp_path):
         assert report["metrics"]["agreement/forget"]["unlearned"]["value"] == 1
 
 
+def test_classes_are_numbered_as_the_model_numbers_them(world, tmp_path):
+    """An image folder with two of three classes: the loader would call them 0 and 1."""
+    model = tmp_path / "named"
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic",
+                          id2label={0: "cat", 1: "dog", 2: "eel"}, label2id={"cat": 0, "dog": 1, "eel": 2})  # fmt: skip
+    ResNetForImageClassification(config).save_pretrained(model)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(model)
+    picture = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
+    for name, count in (("dog", 2), ("eel", 3)):
+        for folder in (tmp_path / "two" / name, tmp_path / f"only_{name}" / name):
+            folder.mkdir(parents=True)
+            for i in range(count):
+                picture.save(folder / f"{i}.png")
+    two = load_data(str(tmp_path / "two"), str(model))
+    assert sorted(two[i]["labels"] for i in range(5)) == [1, 1, 2, 2, 2]
+    eel = load_data(str(tmp_path / "only_eel"), str(model))
+    assert [eel[i]["labels"] for i in range(3)] == [2, 2, 2], "a class alone is still that class"
+    with pytest.raises(ValueError, match="'dog', 'eel'. cannot be told. Give the model's config the names"):
+        load_data(str(tmp_path / "two"), str(world / "resnet"))
+    strings = {"pixel_values": [[1.0], [2.0]], "label": ["eel", "cat"]}
+    datasets.Dataset.from_dict(strings).to_parquet(tmp_path / "strings.parquet")
+    data = load_data(str(tmp_path / "strings.parquet"), str(model))
+    assert [int(data[i]["labels"]) for i in range(2)] == [2, 0]
+
+
+def test_adapters_tokens_and_labels_beside_the_text(language, tmp_path):
+    causal = str(language / "causal")
+    base = LlamaForCausalLM.from_pretrained(causal)
+    peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"])).save_pretrained(
+        tmp_path / "lora"
+    )
+    model = load_model(str(tmp_path / "lora"))
+    assert [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert "labels" not in load_data(str(language / "labelled.csv"), causal).column_names, "a causal LM learns the text"
+    spec = str(language / "plain.jsonl")
+    command = ["evaluate", "--model", tmp_path / "lora", "--forget", spec, "--output-dir", tmp_path / "out",
+               "--relearn-steps", 2, "--relearn-samples", 2, "--device", "cpu"]  # fmt: skip
+    assert run(*command) == 0
+    tokens = {"input_ids": [[3, 4, 5], [6, 7]], "labels": [[-100, 4, 5], [6, 7]]}
+    datasets.Dataset.from_dict(tokens).to_parquet(tmp_path / "tokens.parquet")
+    data = load_data(str(tmp_path / "tokens.parquet"), causal)
+    batch = collator_for(data, causal)([data[0], data[1]])
+    assert batch["labels"].tolist() in ([[-100, 4, 5], [6, 7, -100]], [[-100, 4, 5], [-100, 6, 7]])
+    datasets.Dataset.from_dict({"input_ids": tokens["input_ids"]}).to_parquet(tmp_path / "plain.parquet")
+    data = load_data(str(tmp_path / "plain.parquet"), causal)
+    assert collator_for(data, causal)([data[0], data[1]])["labels"].shape == (2, 3)
+
+
 def test_splits_and_columns_are_named_in_errors(world, tmp_path):
     both = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"x": [1.0, 2.0], "label": [0, 1]}),
                                  "other": datasets.Dataset.from_dict({"x": [3.0], "label": [1]})})  # fmt: skip
     both.save_to_disk(tmp_path / "both")
-    assert len(load_data(str(tmp_path / "both"), "")) == 2, "train, where there are several"
+    with pytest.raises(ValueError, match="name one of the splits .'train', 'other'., as"):
+        load_data(str(tmp_path / "both"), "")
     other = load_data(f"{tmp_path / 'both'}:other", "")
     assert other[0]["labels"].item() == 1 and other[0]["x"].item() == 3
-    with pytest.raises(ValueError, match="no split 'none'; there are .'train', 'other'."):
+    with pytest.raises(ValueError, match="name one of the splits .'train', 'other'."):
         load_data(f"{tmp_path / 'both'}:none", "")
+    datasets.Dataset.from_dict({"x": [3.0], "label": [1]}).save_to_disk(tmp_path / "one")
+    with pytest.raises(ValueError, match="has no splits. Leave :train out"):
+        load_data(f"{tmp_path / 'one'}:train", "")
     nothing = datasets.Dataset.from_dict({"x": [1.0]})
     nothing.to_parquet(tmp_path / "x.parquet")
     with pytest.raises(ValueError, match="has the columns .'x'.: no image, no 'text', and no label"):

@@ -1,6 +1,9 @@
 """The loss around a solution: against the dense Hessian and direct evaluation, directions, and weights that come
 back."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -208,6 +211,17 @@ def test_the_figures_and_the_numbers_are_written(tmp_path):
     assert len(numbers["one"]["forget"]["slice"]["losses"]) == 13
 
 
+def test_losses_that_are_not_finite_are_gaps_in_the_figures_and_null_in_the_numbers(tmp_path):
+    good = compare_landscapes({"one": Mlp()}, {"forget": rows(10)}, points=3, progress=False)["one"]["forget"]
+    surface = dataclasses.replace(good.surface, losses=np.where(np.eye(3) > 0, np.inf, good.surface.losses))
+    found = {"one": {"forget": dataclasses.replace(good, surface=surface)}, "two": {"forget": good}}
+    assert len(draw_landscapes(found, str(tmp_path))) == 2
+    numbers = landscape_numbers(found)
+    assert numbers["one"]["forget"]["surface"]["losses"][0][0] is None
+    assert numbers["one"]["forget"]["variability"] is None
+    json.dumps(numbers, allow_nan=False)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [({"points": 4}, "points=4"), ({"points": 1}, "points=1"), ({"reach": 0}, "reach=0"), ({"dimensions": 3}, "=3")],
@@ -220,6 +234,8 @@ def test_surface_refuses(options, words):
 def test_landscape_refuses():
     with pytest.raises(ValueError, match="dataset has 0 samples"):
         Landscape(Mlp(), [])
+    with pytest.raises(ValueError, match="No label of the 3 samples counts"):
+        Landscape(Mlp(), [{**row, "labels": -100} for row in rows(3)])
     with pytest.raises(ValueError, match="no trainable parameters"):
         Landscape(Mlp().requires_grad_(False), rows(3))
     with pytest.raises(ValueError, match="need at least one of each"):

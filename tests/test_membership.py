@@ -1,5 +1,7 @@
 """Membership inference: rates by hand and against scikit-learn, chance and overfitting, shadow models."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from hf_sharp_unlearn.metrics import (
     lira,
     logistic_attack,
     loss_attack,
+    loss_score,
     rmia,
     roc_curve,
     svc_efficacy,
@@ -220,3 +223,19 @@ def test_logistic_attack_needs_a_sample_a_fold():
         logistic_attack(outputs, outputs)
     same = Outputs.from_logits(np.zeros((40, 2)), [0, 1] * 20)
     assert contains(logistic_attack(same, same), 0.5), "identical losses: chance"
+
+
+def test_statistics_that_are_the_same_for_all_samples_are_absent():
+    same = Outputs.from_logits(np.zeros((40, 2)), [0, 1] * 20)
+    judged, side = svc_judgements(same, same, same)
+    found = svc_efficacy(judged, side)
+    for name in ("confidence", "entropy", "modified_entropy", "probabilities"):
+        assert "same for all samples" in found[f"svc_{name}"].reason
+
+
+def test_token_models_are_attacked_by_their_loss():
+    """Means of margins over tokens do not keep the order of mean losses."""
+    outputs = Outputs.from_logits(np.zeros((2, 2)), [0, 1])
+    tokens = dataclasses.replace(outputs, logits=None, loss=np.array([0.6, 0.4]), margin=np.array([5.3, 1.1]))
+    assert loss_score(tokens).tolist() == [-0.6, -0.4]
+    assert loss_score(outputs).tolist() == outputs.margin.tolist()

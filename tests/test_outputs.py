@@ -23,7 +23,7 @@ from transformers import (
     default_data_collator,
 )
 
-from hf_sharp_unlearn.metrics import collect_outputs
+from hf_sharp_unlearn.metrics import Outputs, collect_outputs
 from hf_sharp_unlearn.metrics.features import FeatureHook
 
 LLAMA = {
@@ -194,6 +194,21 @@ def test_labels_of_minus_100_leave_their_sample_out():
     assert outputs.labels.tolist() == [row["labels"] for row in data if row["labels"] != -100]
 
 
+def test_columns_that_forward_does_not_know_are_left_out_as_in_trainer():
+    plain, more = images(5), [{**row, "idx": i, "name": "x"} for i, row in enumerate(images(5))]
+    assert (quiet(timm_resnet(), more).loss == quiet(timm_resnet(), plain).loss).all()
+
+
+def test_half_precision_models_and_arrays_are_scored_in_single_precision():
+    model = Mlp(dtype=torch.bfloat16)
+    outputs = quiet(model, rows(6))
+    with torch.no_grad():
+        z = model.eval()(torch.stack([row["x"] for row in rows(6)]))["logits"]
+    expected = Outputs.from_logits(z, [row["labels"] for row in rows(6)])
+    assert z.dtype == torch.bfloat16 and outputs.loss == pytest.approx(expected.loss)
+    assert outputs.logits.dtype == np.float32 and outputs.features.dtype == np.float32
+
+
 def test_faults():
     with pytest.raises(ValueError, match="The forget set is empty"):
         quiet(Mlp(), [], name="forget")
@@ -201,8 +216,14 @@ def test_faults():
         quiet(Mlp(), [{**row, "labels": -100} for row in rows(3)])
     with pytest.raises(ValueError, match="no labels under .'y',. in a batch of .'labels', 'x'."):
         quiet(Mlp(), rows(3), label_names=("y",))
-    with pytest.raises(ValueError, match="is a int: pass a map-style data set"):
-        quiet(Mlp(), 3)
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(rows(3))
+
+    for wrong in (3, Stream(), iter([])):
+        with pytest.raises(ValueError, match="pass a map-style data set, or a DataLoader that makes batches"):
+            quiet(Mlp(), wrong)
     with pytest.raises(ValueError, match="feature_layer='nothing' is no module"):
         quiet(Mlp(), rows(3), feature_layer="nothing")
     broken = Mlp()

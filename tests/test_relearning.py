@@ -96,3 +96,18 @@ def test_at_most_half_of_a_small_forget_set_is_used_and_one_sample_is_refused():
     for name in ("samples", "steps", "every", "learning_rate", "batch_size"):
         with pytest.raises(ValueError, match=f"Relearning.{name}=0"):
             Relearning(**{name: 0})
+
+
+def test_half_precision_frozen_and_odd_batches_are_attacked_like_others():
+    """bf16 weights would round the small steps away, and everything would look resistant."""
+    half, full = Mlp(dtype=torch.bfloat16), Mlp()
+    full.load_state_dict({name: weight.float() for name, weight in half.state_dict().items()})
+    trained = [fine_tune(model, rows(20), 40, learning_rate=1e-4, progress=False) for model in (half, full)]
+    assert next(half.parameters()).dtype == torch.bfloat16
+    for a, b in zip(*(model.parameters() for model in trained), strict=True):
+        assert a.dtype == torch.float32 and torch.equal(a, b)
+    frozen = Mlp().requires_grad_(False)
+    assert differs(weights_of(frozen), weights_of(fine_tune(frozen, rows(4), 2, learning_rate=0.1, progress=False)))
+    assert not any(weight.requires_grad for weight in frozen.parameters())
+    single = fine_tune(BatchNormNet(), rows(9, (1, 3, 3)), 4, learning_rate=0.1, batch_size=4, progress=False)
+    assert not any(weight.isnan().any() for weight in single.parameters()), "a last batch of one, maps of one pixel"

@@ -10,12 +10,25 @@ import pytest
 import torch
 from parts import Mlp, assert_same, images, rows, timm_resnet, weights_of
 from test_outputs import LLAMA
+from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_sharp_unlearn import NegGradPlus, Relearning, UnlearningReport, evaluate_unlearning, tug_of_war
-from hf_sharp_unlearn.analysis import relearning_attack
-from hf_sharp_unlearn.metrics import METRICS, Absent, Estimate, Metric, Outputs, Subject, average_gap, tug_of_war_mia
-from hf_sharp_unlearn.metrics.estimate import share
+from hf_sharp_unlearn.analysis import fine_tune, relearning_attack
+from hf_sharp_unlearn.metrics import (
+    METRICS,
+    Absent,
+    Estimate,
+    Metric,
+    Outputs,
+    Subject,
+    accuracy_of,
+    average_gap,
+    table,
+    tug_of_war_mia,
+)
+from hf_sharp_unlearn.metrics.estimate import share, wilson
+from hf_sharp_unlearn.metrics.gaps import of_gaps, paired_gap
 from hf_sharp_unlearn.report import compute_metrics
 
 ATTACK = Relearning(samples=4, steps=4, every=2, learning_rate=0.05)
@@ -30,9 +43,18 @@ def sets():
     return {"forget": images(24, seed=1), "retain": images(60, seed=2), "test": images(40, seed=3)}
 
 
+def trained(data, seed):
+    """A model whose answers differ from sample to sample: a fresh one says the same to all."""
+    return fine_tune(timm_resnet(seed=seed), data, 15, learning_rate=0.02, seed=seed, progress=False)
+
+
 @pytest.fixture(scope="module")
-def report(sets):
-    models = [timm_resnet(seed=seed) for seed in range(3)]
+def models(sets):
+    return [trained(sets["retain"], 0), trained(sets["retain"], 1), trained(sets["forget"], 2)]
+
+
+@pytest.fixture(scope="module")
+def report(sets, models):
     return quiet(models[0], reference=models[1], original=models[2], relearning=ATTACK, **sets)
 
 
@@ -49,7 +71,8 @@ def test_every_metric_is_there_or_absent_with_the_reason(report):
                 assert len(value.reason) > 10
             else:
                 assert value.n >= 1 and math.isfinite(value.value), key
-                assert value.low is None or value.low <= value.value <= value.high, key
+                low, high = (value.value if end is None else end for end in (value.low, value.high))
+                assert low <= value.value <= high, key
     assert report["mia_lira"].reason == "no shadow models were given"
     assert "unlearned models" in report["klom"].reason
     assert "100 non-members, there are 40" in report["mia_loss/tpr@1%"].reason
@@ -89,15 +112,42 @@ def test_numbers_are_those_of_the_outputs(report):
     assert "retrained" not in report.metrics["tug_of_war"]
 
 
-def test_a_model_against_itself_is_perfect(sets):
-    model = timm_resnet()
-    report = quiet(model, reference=timm_resnet(), **sets)
+def test_a_model_against_itself_is_perfect(sets, models):
+    report = quiet(models[0], reference=models[0], **sets)
     assert report["tug_of_war"].value == 1 == report["tug_of_war_mia"].value == report["tug_of_war_signed"].value
-    assert report["average_gap"].value == 0 and report["average_gap"].high > 0
-    assert 0.8 < report["tug_of_war"].low < 1, "24 equal answers do not prove equal accuracies"
+    assert report["average_gap"].value == 0 == report["average_gap"].low < report["average_gap"].high
+    assert report["tug_of_war"].low < 1 == report["tug_of_war"].high, "24 equal answers do not prove equal accuracies"
     for split in sets:
         assert report[f"agreement/{split}"].value == 1
         assert report[f"jensen_shannon/{split}"].value == pytest.approx(0, abs=1e-9)
+
+
+def test_the_interval_of_tug_of_war_covers_a_perfect_score_and_a_true_gap():
+    """Two models with the same true accuracy, or 10 points apart on the forget set, and independent errors."""
+    for gap in (0.0, 0.1):
+        hits = []
+        for seed in range(40):
+            draw = np.random.default_rng(seed)
+            pairs = {s: [draw.random(300) < p for p in (0.7 - (gap if s == "forget" else 0), 0.7)]
+                     for s in ("retain", "forget", "test")}  # fmt: skip
+            gaps = {split: paired_gap(*(flags.astype(float) for flags in pair)) for split, pair in pairs.items()}
+            found = of_gaps(gaps, tug_of_war)
+            hits.append(found.low <= 1 - gap <= found.high)
+            assert found.low <= found.value <= found.high <= 1
+        assert np.mean(hits) > 0.9
+
+
+def test_the_paired_interval_is_newcombes():
+    """Method 10 of Newcombe 1998 (Stat. Med. 17, 2635), its formula in other words: limits around the difference from
+    Wilson's limits and the correlation phi of the 2 x 2 table."""
+    one, other = np.repeat([1.0, 1.0, 0.0, 0.0], [20, 12, 4, 14]), np.repeat([1.0, 0.0, 1.0, 0.0], [20, 12, 4, 14])
+    gap = paired_gap(one, other)
+    assert gap.one - gap.other == pytest.approx(0.16) and gap.n == 50
+    phi = (20 * 14 - 12 * 4) / math.sqrt(32 * 18 * 24 * 26)
+    (l1, u1), (l2, u2) = wilson(0.64, 50), wilson(0.48, 50)
+    low = 0.16 - math.sqrt((0.64 - l1) ** 2 - 2 * phi * (0.64 - l1) * (u2 - 0.48) + (u2 - 0.48) ** 2)
+    high = 0.16 + math.sqrt((u1 - 0.64) ** 2 - 2 * phi * (u1 - 0.64) * (0.48 - l2) + (0.48 - l2) ** 2)
+    assert gap.interval(1.959964) == pytest.approx((low, high), abs=1e-6)
 
 
 def test_without_reference_or_test_set_numbers_are_absent_never_zero(sets):
@@ -125,34 +175,61 @@ def test_an_infinite_value_is_absent_with_its_reason():
     assert metrics["accuracy/forget"]["unlearned"].value == 0.5
 
 
-def test_shadow_models_and_sets_of_models(sets):
+def test_shadow_models_and_sets_of_models(sets, models, monkeypatch):
     made = []
 
-    def models(seeds):
+    def loaded(seeds):
         for seed in seeds:
             made.append(seed)
-            yield timm_resnet(seed=seed)
+            yield trained(sets["retain"], seed)
 
+    around = {"unlearned_models": loaded(range(20, 24)), "retrained_models": loaded(range(30, 34))}
+    few = quiet(models[0], **around, svc_samples=0, **sets)
+    assert "needs at least 20 unlearned models made with different seeds, 4" in few["klom"].reason
+    assert isinstance(few["u_lira/accuracy"], Estimate)
+    made.clear()
+    monkeypatch.setattr(table, "LEAST_MODELS", 3)
     report = quiet(
-        timm_resnet(),
-        shadow_models=models([10, 11]),
-        unlearned_models=models([20, 21, 22]),
-        retrained_models=models([30, 31, 32, 33]),
+        models[0],
+        shadow_models=loaded([10, 11]),
+        unlearned_models=loaded(range(20, 24)),
+        retrained_models=loaded(range(30, 36)),
         svc_samples=0,
         **sets,
     )
-    assert made == [10, 11, 20, 21, 22, 30, 31, 32, 33], "one at a time"
-    for key in ("mia_lira/auc", "mia_rmia/auc", "klom/forget/p95", "klom/test/mean", "u_lira/accuracy",
-                "forgetting_quality/F", "forgetting_quality/final"):  # fmt: skip
+    assert made == [10, 11, *range(20, 24), *range(30, 36)], "one at a time"
+    for key in ("mia_lira/auc", "mia_rmia/auc", "klom/forget/p95", "klom/test/mean", "klom/forget/mean_null",
+                "u_lira/accuracy", "u_lira/auc", "forgetting_quality/F", "forgetting_quality/F_null",
+                "forgetting_quality/final"):  # fmt: skip
         assert isinstance(report[key], Estimate), key
     assert report["mia_rmia/auc"].n == 20, "one half of the test set is the population"
-    assert report.settings["models"] == {"shadow": 2, "unlearned_set": 3, "retrained_set": 4}
+    assert report.settings["models"] == {"shadow": 2, "unlearned_set": 4, "retrained_set": 6}
+
+
+def test_one_sample_a_set_and_a_metric_that_fails_leave_the_rest_of_the_report(models, sets, tmp_path, monkeypatch):
+    one = quiet(models[0], reference=models[1], forget=sets["forget"][:1], retain=sets["retain"], test=sets["test"][:1])
+    assert {path.rsplit("/")[-1] for path in one.save(str(tmp_path))} >= {"report.json", "report.md", "roc.png"}
+    assert one["mia_loss/auc"].n == 1 and one["mia_loss/auc"].low is None
+
+    def broken(model):
+        raise ValueError("Features contain nan")
+
+    monkeypatch.setitem(METRICS, "entanglement", Metric(broken, "reference"))
+    report = quiet(models[0], svc_samples=0, **sets)
+    assert report["entanglement"] == Absent("Features contain nan") and report["accuracy/test"].n == 40
+
+
+def test_slim_outputs_keep_what_sets_of_models_need(report):
+    outputs = report.outputs["unlearned"]["forget"]
+    slim = outputs.slim()
+    assert slim.logits.shape == (24, 0) and slim.features.shape == (24, 0)
+    assert (slim.margin == outputs.margin).all() and accuracy_of(slim) == accuracy_of(outputs)
 
 
 def test_saved_and_loaded_reports_are_the_same_and_hold_no_sample(report, tmp_path):
     paths = [path.rsplit("/")[-1] for path in report.save(str(tmp_path))]
     plots = ["accuracy.png", "roc.png", "confidence.png", "relearning.png", "features.png"]
-    assert paths == [*plots, "report.md", "report.json"]
+    assert paths == [*plots, "report.json", "report.md"]
     for name in plots:
         assert (tmp_path / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         assert f"]({name})" in (tmp_path / "report.md").read_text()
@@ -161,7 +238,7 @@ def test_saved_and_loaded_reports_are_the_same_and_hold_no_sample(report, tmp_pa
         loaded.metrics == report.metrics and loaded.better == report.better and loaded.relearning == report.relearning
     )
     assert loaded.to_dict() == report.to_dict()
-    assert loaded.save(str(tmp_path / "again")) == [str(tmp_path / "again" / n) for n in ("report.md", "report.json")]
+    assert loaded.save(str(tmp_path / "again")) == [str(tmp_path / "again" / n) for n in ("report.json", "report.md")]
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["schema_version"] == 1
 
@@ -183,7 +260,7 @@ def test_the_markdown_has_a_row_a_metric_and_says_what_each_is(report):
         row = [line for line in lines if line.startswith(f"| {key} |")]
         assert len(row) == any(isinstance(value, Estimate) for value in values.values()), key
     header = next(line for line in lines if line.startswith("| metric"))
-    assert header == "| metric | better | unlearned | retrained | original | n |"
+    assert header == "| metric | better | unlearned | retrained | original | n | how |"
     assert any(line.startswith("| 4 forget samples | unlearned |") for line in lines)
     assert sum(line.startswith("* tug_of_war:") for line in lines) == 1
     assert "none of them proves" in report.to_markdown()
@@ -229,7 +306,9 @@ def test_a_language_model_is_reported_by_token():
         ({"reference": 3}, "reference is a int"),
         ({"forget": None}, "forget=None"),
         ({"test": []}, "test is empty"),
-        ({"retain": iter([])}, "retain is an iterator"),
+        ({"retain": iter([])}, "retain is a list_iterator: pass a map-style data set or a DataLoader"),
+        ({"relearning": ATTACK, "retain": DataLoader(rows(4))}, "retain is a DataLoader: the relearning attack"),
+        ({"relearning": ATTACK, "forget": rows(1)}, "forget has one sample"),
         ({"svc_samples": -1}, "svc_samples=-1"),
         ({"feature_layer": "nowhere"}, "feature_layer='nowhere'"),
     ],

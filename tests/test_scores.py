@@ -101,6 +101,7 @@ def test_logits_of_minus_infinity_are_classes_ruled_out():
     [
         (torch.tensor([[1.0, torch.nan]]), torch.tensor([0]), ["1 of 1", "nan"]),
         (torch.tensor([[1.0, torch.inf], [0.0, 0.0]]), torch.tensor([0, 1]), ["1 of 2", "+inf", "diverged"]),
+        (torch.full((2, 2), -torch.inf), torch.tensor([0, 1]), ["2 of 2", "every class"]),
         (torch.zeros(3, 2), torch.tensor([0, 1, 2]), ["[0, 2]", "2 classes"]),
         (torch.zeros(3, 2), torch.tensor([0, -1, 1]), ["[-1, 1]"]),
         (torch.zeros(3, 1), torch.zeros(3, dtype=torch.long), ["two classes"]),

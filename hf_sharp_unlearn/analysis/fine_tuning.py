@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import default_data_collator
 
-from ..data import targets_of
+from ..data import count_items, targets_of
+from ..inputs import Inputs
 from ..losses import counted_items, logits_of
 from ..metrics.outputs import shifts_labels
-from ..rng import derive_seed, isolated_rng, seed_host
+from ..rng import RngState, derive_seed, seed_all
 
 
 def fine_tune(
@@ -37,6 +38,9 @@ def fine_tune(
 ) -> nn.Module:
     """Return a copy of the model, trained for `steps` steps at a constant learning rate; the model is not touched.
 
+    The copy is trained in single precision, whatever the precision of the model, and as a whole if no parameter of the
+    model is trainable.
+
     on_step(step, copy): called before the first step (0) and after each one; True stops. Batches are drawn in an order
     that depends on the seed only. Raises ValueError for an empty data set, FloatingPointError for a loss that is not
     finite.
@@ -44,11 +48,16 @@ def fine_tune(
     if len(dataset) == 0:
         raise ValueError(f"dataset is empty: there is nothing to {name} on.")
     trained = copy.deepcopy(model)
-    device = next(trained.parameters()).device
-    shift = shifts_labels(trained)
+    if any(weight.dtype in (torch.float16, torch.bfloat16) for weight in trained.parameters()):
+        trained.float()  # half-precision weights round small updates away, so everything would look resistant
+    if not any(weight.requires_grad for weight in trained.parameters()):  # a model that was frozen for evaluation
+        for weight in trained.parameters():
+            weight.requires_grad_(weight.is_floating_point())
+    prepared, shift = Inputs(trained, label_names), shifts_labels(trained)
     stepper = optimizer([weight for weight in trained.parameters() if weight.requires_grad], lr=learning_rate)
-    with isolated_rng():
-        seed_host(derive_seed(seed, "fine-tune"))
+    state = RngState(prepared.device)
+    try:
+        seed_all(derive_seed(seed, "fine-tune"), prepared.device)
         generator = torch.Generator().manual_seed(derive_seed(seed, "fine-tune order"))
         loader = DataLoader(
             dataset, batch_size, shuffle=True, generator=generator, collate_fn=collator or default_data_collator
@@ -59,9 +68,8 @@ def fine_tune(
                 if (batch := next(batches, None)) is None:
                     batches = iter(loader)
                     batch = next(batches)
-                batch = {key: v.to(device) if isinstance(v, Tensor) else v for key, v in batch.items()}
-                trained.train()
-                loss = model_loss(trained, batch, label_names, shift)
+                _training_mode(trained, count_items(batch, (), False))
+                loss = model_loss(trained, prepared(batch), label_names, shift)
                 if not bool(torch.isfinite(loss)):
                     raise FloatingPointError(
                         f"Loss {float(loss.detach())} at step {step} of {name}: lower the learning rate."
@@ -71,7 +79,18 @@ def fine_tune(
                 stepper.step()
             if on_step is not None and on_step(step, trained):
                 break
+    finally:
+        state.restore()
     return trained
+
+
+def _training_mode(model: nn.Module, samples: int) -> None:
+    """A batch of one has no batch statistics: BatchNorm then uses its running ones."""
+    model.train()
+    if samples == 1:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
 
 def model_loss(model: nn.Module, batch: dict, label_names: Sequence[str], shift: bool) -> Tensor:

@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
 
 from ..metrics import collect_outputs
-from ..rng import isolated_rng
+from ..rng import RngState
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,19 @@ class TrainerFit:
 
     def __call__(self, rows: np.ndarray, seed: int) -> np.ndarray:
         return collect_outputs(
-            self.train(rows, seed), self.dataset, collator=self.collator, features=False, progress=False
+            self.train(rows, seed),
+            self.dataset,
+            batch_size=self.arguments.get("per_device_eval_batch_size", 128),
+            collator=self.collator,
+            features=False,
+            progress=False,
         ).correct
 
     def train(self, rows: np.ndarray, seed: int) -> nn.Module:
         """The model trained on these rows."""
-        with isolated_rng(), tempfile.TemporaryDirectory() as folder:
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+        state = RngState(device)
+        with tempfile.TemporaryDirectory() as folder:
             set_seed(seed)
             model = self.build_model()
             settings = {
@@ -52,5 +59,8 @@ class TrainerFit:
             trainer = Trainer(model, args, self.collator, part, callbacks=list(self.callbacks))
             trainer.remove_callback(PrinterCallback)
             trainer.remove_callback(ProgressCallback)
-            trainer.train()
+            try:
+                trainer.train()
+            finally:
+                state.restore()
         return model

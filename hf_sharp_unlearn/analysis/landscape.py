@@ -26,6 +26,7 @@ from transformers import default_data_collator
 
 from ..buffers import evaluating
 from ..data import count_items
+from ..inputs import Inputs
 from ..kernels import reference
 from ..metrics.outputs import shifts_labels
 from ..rng import derive_seed, isolated_rng
@@ -48,9 +49,10 @@ class Surface:
         mean length of the gradient, per unit of the offsets (independent of the grid's resolution)."""
         centre = self.losses[np.abs(self.offsets[0]).argmin(), np.abs(self.offsets[1]).argmin()]
         used = [axis for axis in (0, 1) if len(self.offsets[axis]) > 1]
-        slopes = [np.gradient(self.losses, self.offsets[axis], axis=axis) for axis in used]
-        slope = np.sqrt(sum(s**2 for s in slopes)).mean() if slopes else 0.0
-        numbers = (centre, (self.losses - centre).mean(), self.losses.std(), slope)
+        with np.errstate(invalid="ignore"):  # inf - inf: the number is nan
+            slopes = [np.gradient(self.losses, self.offsets[axis], axis=axis) for axis in used]
+            slope = np.sqrt(sum(s**2 for s in slopes)).mean() if slopes else 0.0
+            numbers = (centre, (self.losses - centre).mean(), self.losses.std(), slope)
         return dict(zip(("centre", "rise", "variability", "slope"), map(float, numbers), strict=True))
 
 
@@ -81,15 +83,17 @@ class Landscape:
         self._names, self._shift = tuple(label_names), shifts_labels(model)
         draw = np.random.default_rng(derive_seed(seed, "landscape"))
         rows = np.sort(draw.permutation(len(dataset))[:samples])
-        device = self.params[0].device
+        prepared = Inputs(model, label_names)
         with isolated_rng():
             loader = DataLoader(
                 [dataset[int(row)] for row in rows], batch_size, collate_fn=collator or default_data_collator
             )
-            self._batches = [
-                {key: v.to(device) if isinstance(v, Tensor) else v for key, v in batch.items()} for batch in loader
-            ]
+            self._batches = [prepared(batch) for batch in loader]
         self._items = [count_items(batch, self._names, self._shift) for batch in self._batches]
+        if not sum(self._items):
+            raise ValueError(
+                f"No label of the {len(rows)} samples counts (label_names={self._names}): there is no loss."
+            )
         self.samples = len(rows)
 
     def loss(self) -> float:

@@ -39,6 +39,7 @@ def compare_landscapes(
     seed: int = 0,
     collator: Callable | None = None,
     label_names: Sequence[str] = ("labels",),
+    batch_size: int = 256,
     progress: bool = True,
 ) -> dict[str, dict[str, Shape]]:
     """Return {model: {split: shape}}. All models of one architecture are moved along the same two draws of directions,
@@ -54,7 +55,15 @@ def compare_landscapes(
     for name, model in models.items():
         found[name] = {}
         for split, data in datasets.items():
-            landscape = Landscape(model, data, samples=samples, seed=seed, collator=collator, label_names=label_names)
+            landscape = Landscape(
+                model,
+                data,
+                samples=samples,
+                batch_size=batch_size,
+                seed=seed,
+                collator=collator,
+                label_names=label_names,
+            )
             options = {"reach": reach, "progress": progress}
             found[name][split] = Shape(
                 landscape.surface(points, title=f"{name} {split} surface", **options),
@@ -70,10 +79,10 @@ def landscape_numbers(found: Mapping[str, Mapping[str, Shape]]) -> dict[str, dic
     return {
         name: {
             split: {
-                **shape.surface.summary,
-                "sharpness": shape.sharpness,
-                "top_eigenvalue": shape.eigenvalue,
-                "eigenvector_residual": shape.residual,
+                **{key: _plain(value) for key, value in shape.surface.summary.items()},
+                "sharpness": _plain(shape.sharpness),
+                "top_eigenvalue": _plain(shape.eigenvalue),
+                "eigenvector_residual": _plain(shape.residual),
                 "power_iterations": shape.iterations,
                 "samples": shape.surface.samples,
                 "surface": {key: _plain(value) for key, value in asdict(shape.surface).items()},
@@ -103,8 +112,9 @@ def _surfaces(found: Mapping[str, Mapping[str, Shape]]) -> Any:
         zip(splits, figure.subplots(len(splits), len(found), squeeze=False, sharex=True, sharey=True), strict=True)
     ):
         # Losses span orders of magnitude. 0.001 nats: below it a classifier is right and sure of it.
-        losses = [np.maximum(shapes[split].surface.losses, 1e-3) for shapes in found.values()]
-        norm = LogNorm(min(map(np.min, losses)), max(max(map(np.max, losses)), min(map(np.min, losses)) * 1.01))
+        losses = [_shown(shapes[split].surface.losses) for shapes in found.values()]
+        low, high = min(map(np.nanmin, losses)), max(map(np.nanmax, losses))
+        norm = LogNorm(low, max(high, low * 1.01))
         levels = np.geomspace(norm.vmin, norm.vmax, 16)
         for axis, (name, shapes), loss in zip(axes, found.items(), losses, strict=True):
             a, b = shapes[split].surface.offsets
@@ -131,7 +141,7 @@ def _slices(found: Mapping[str, Mapping[str, Shape]]) -> Any:
             label = f"{name}: top eigenvalue {shape.eigenvalue:.3g}"
             axis.plot(
                 shape.slice.offsets[0],
-                np.maximum(shape.slice.losses[:, 0], 1e-3),
+                _shown(shape.slice.losses[:, 0]),
                 color=color,
                 linestyle=line,
                 linewidth=2,
@@ -147,11 +157,16 @@ def _slices(found: Mapping[str, Mapping[str, Shape]]) -> Any:
     return figure
 
 
+def _shown(losses: np.ndarray) -> np.ndarray:
+    """Losses for a logarithmic scale; gaps where they are not finite (1e-3 alone where none is)."""
+    finite = np.where(np.isfinite(losses), np.maximum(losses, 1e-3), np.nan)
+    return finite if np.isfinite(finite).any() else np.full_like(losses, 1e-3)
+
+
 def _plain(value: Any) -> Any:
-    return (
-        value.tolist()
-        if isinstance(value, np.ndarray)
-        else [x.tolist() for x in value]
-        if isinstance(value, tuple)
-        else value
-    )
+    """Lists for arrays, and None for what JSON has no number for."""
+    if isinstance(value, np.ndarray | tuple | list):
+        return [_plain(part) for part in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value

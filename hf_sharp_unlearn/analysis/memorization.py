@@ -165,5 +165,6 @@ def _check_folder(output_dir: str, settings: dict) -> None:
         if before != settings:
             raise ValueError(f"output_dir={output_dir!r} holds models of {before}, not of {settings}: use another one.")
         return
-    with open(path, "w") as file:
+    with open(unfinished := f"{path}.{os.getpid()}.tmp", "w") as file:
         json.dump(settings, file)
+    os.replace(unfinished, path)

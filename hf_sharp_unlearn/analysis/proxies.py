@@ -97,7 +97,7 @@ def holdout_retraining(
     model is not touched. (The authors train with learning rate 0.1 for up to 30 epochs.) Raises ValueError for token
     models.
     """
-    shared = {"collator": collator, "label_names": label_names, "progress": progress}
+    shared = {"collator": collator, "label_names": label_names, "progress": progress, "batch_size": batch_size}
     before = collect_outputs(model, dataset, features=False, name="before", **shared)
     if before.logits is None:
         raise ValueError("Holdout retraining compares class probabilities: it needs a classifier.")
@@ -106,7 +106,6 @@ def holdout_retraining(
         holdout,
         steps,
         learning_rate=learning_rate,
-        batch_size=batch_size,
         seed=seed,
         name="holdout retraining",
         **shared,

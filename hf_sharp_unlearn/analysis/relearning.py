@@ -19,8 +19,7 @@ import numpy as np
 from torch import nn
 from torch.utils.data import Subset
 
-from ..metrics import Estimate, collect_outputs
-from ..metrics.estimate import share
+from ..metrics import Estimate, accuracy_of, collect_outputs
 from ..rng import derive_seed
 from .fine_tuning import fine_tune
 
@@ -66,11 +65,13 @@ def relearning_attack(
     seed: int = 0,
     collator: Callable | None = None,
     label_names: Sequence[str] = ("labels",),
+    batch_size: int = 128,
     progress: bool = True,
 ) -> dict[str, RelearningCurve]:
     """Return {"forget": curve, "retain": curve}, the second one if there is a retain set. The model is not touched.
 
     forget, retain: map-style data sets; the k samples depend on the seed only, so two models meet the same attack.
+    batch_size: of the passes that watch; that of the attack is in the options.
 
     Raises ValueError for fewer than two forget samples.
     """
@@ -93,10 +94,10 @@ def relearning_attack(
             if step % options.every and step != options.steps:
                 return
             outputs = collect_outputs(
-                copy, watched, batch_size=128, features=False, name="forget", progress=False, **shared
+                copy, watched, batch_size=batch_size, features=False, name="forget", progress=False, **shared
             )
             steps.append(step)
-            found.append(share(outputs.correct))
+            found.append(accuracy_of(outputs))
 
         fine_tune(
             model,

@@ -2,12 +2,12 @@
 
 from .accuracy import accuracy, predicted_classes
 from .agreement import jensen_shannon, prediction_agreement
-from .entanglement import class_wise, variance_entanglement, wasserstein
+from .entanglement import class_method, class_wise, variance_entanglement, wasserstein
 from .estimate import Absent, Estimate, Unavailable
 from .forgetting_quality import final_score, forgetting_epsilon, forgetting_quality
 from .klom import klom, klom_summary
-from .mia import logistic_attack, loss_attack, svc_efficacy, svc_judgements
-from .outputs import Outputs, collect_outputs
+from .mia import logistic_attack, loss_attack, loss_score, svc_efficacy, svc_judgements
+from .outputs import Outputs, accuracy_of, collect_outputs
 from .roc import attack_rates, auc, roc_curve, tpr_at_fpr
 from .scores import sample_scores
 from .shadow import lira, rmia
@@ -24,9 +24,11 @@ __all__ = [
     "Subject",
     "Unavailable",
     "accuracy",
+    "accuracy_of",
     "attack_rates",
     "auc",
     "average_gap",
+    "class_method",
     "class_wise",
     "collect_outputs",
     "final_score",
@@ -38,6 +40,7 @@ __all__ = [
     "lira",
     "logistic_attack",
     "loss_attack",
+    "loss_score",
     "predicted_classes",
     "prediction_agreement",
     "rmia",

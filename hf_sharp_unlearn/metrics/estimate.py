@@ -49,10 +49,10 @@ def share(flags: np.ndarray, method: str = "") -> Estimate:
     return Estimate(p, n, low, high, method or "Wilson interval")
 
 
-def wilson(p: float, n: int) -> tuple[float, float]:
-    """95 % interval of a probability of which the share p was seen in n draws."""
-    centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+def wilson(p: float, n: int, z: float = Z) -> tuple[float, float]:
+    """Interval of a probability of which the share p was seen in n draws; z standard errors, by default 95 %."""
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     # p = 0 and p = 1 are end points of their intervals; rounding must not leave them outside.
     return max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p))
 

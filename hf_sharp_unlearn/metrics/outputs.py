@@ -1,7 +1,8 @@
 """One forward pass over a split, and everything that the metrics need of it."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,10 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from ..buffers import evaluating
 from ..data import targets_of
-from ..losses import counted_items, logits_of
+from ..inputs import Inputs
+from ..losses import counted_items, raw_logits
 from ..rng import derive_seed, isolated_rng, seed_host
+from .estimate import Estimate, mean, share
 from .features import FeatureHook
 from .scores import SCORES, sample_scores
 
@@ -63,18 +66,23 @@ class Outputs:
         logits = None if self.logits is None else self.logits[rows]
         return Outputs(**kept, predictions=self.predictions[where], targets=self.targets[where], logits=logits)
 
+    def slim(self) -> "Outputs":
+        """The same without what grows with classes and features: for many models at once."""
+        logits = None if self.logits is None else self.logits[:, :0]
+        return dataclasses.replace(self, features=self.features[:, :0], logits=logits)
+
     @classmethod
     def from_logits(cls, logits: Any, labels: Any, features: Any = None) -> "Outputs":
         """Outputs of a classifier from arrays: logits (N, classes), labels (N,), features (N, D).
 
         Raises ValueError as `sample_scores` does.
         """
-        logits, labels = torch.as_tensor(np.asarray(logits)), torch.as_tensor(np.asarray(labels))
-        features = np.zeros((len(labels), 0)) if features is None else np.asarray(features)
+        logits, labels = _tensor(logits), _tensor(labels)
+        features = torch.zeros(len(labels), 0) if features is None else _tensor(features)
         if len(features) != len(labels):
             raise ValueError(f"features has {len(features)} rows, labels has {len(labels)}.")
         items = torch.ones(len(labels), dtype=torch.bool)
-        return cls._joined([_of_batch(logits, labels, items, torch.as_tensor(features))])
+        return cls._joined([_of_batch(logits, labels, items, features)])
 
     @classmethod
     def _joined(cls, parts: list[dict[str, Any]]) -> "Outputs":
@@ -99,24 +107,25 @@ def collect_outputs(
 ) -> Outputs:
     """One forward pass in eval mode, without gradients, on the device where the model is.
 
-    samples: map-style data set, or an iterable of batches (a DataLoader), each with `label_names`. Labels of -100 are
-        not counted, and samples without a counted label are left out. collator: transformers' default if None.
-    feature_layer: module whose output is the feature; None finds the penultimate one (see `features`).
+    samples: map-style data set, or a DataLoader of batches, each with `label_names`. Labels of -100 are not counted,
+        and samples without a counted label are left out. Columns that the model's forward does not know are left out,
+        as in Trainer. collator: transformers' default if None.
+    features: False collects none. feature_layer: module whose output is the feature; None finds the penultimate one
+        (see `features`).
     name: of the split, in the progress bar and in errors.
 
     The model's modes and buffers, and the host's random generators, are left as they were. Raises ValueError for an
     empty split, labels that do not fit, logits that are not finite, and a feature layer that cannot be found.
     """
     loader = _loader(samples, batch_size, collator or default_data_collator, name)
-    device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
-    shift = shifts_labels(model)
+    prepared, shift = Inputs(model, label_names), shifts_labels(model)
+    hooked = FeatureHook(model, feature_layer) if features else contextlib.nullcontext()
     parts = []
-    with evaluating(model), isolated_rng(), torch.no_grad(), FeatureHook(model, feature_layer) as hook:
+    with evaluating(model), isolated_rng(), torch.no_grad(), hooked as hook:
         seed_host(derive_seed("outputs"))  # augmentation, if there is any, is the same for every model
         for batch in tqdm(loader, desc=name, disable=not progress, leave=False):
-            batch = {key: _moved(value, device) for key, value in batch.items()}
             try:
-                parts.append(_forward(model, batch, label_names, shift, hook if features else None))
+                parts.append(_forward(model, prepared(batch), label_names, shift, hook))
             except ValueError as error:
                 raise ValueError(f"The {name} set: {error}") from None
     parts = [part for part in parts if len(part["loss"])]
@@ -132,55 +141,77 @@ def shifts_labels(model: nn.Module) -> bool:
     return shifting and not getattr(getattr(inner, "config", None), "is_encoder_decoder", False)
 
 
-def _loader(samples: Any, batch_size: int, collator: Callable, name: str) -> Iterable:
-    if hasattr(samples, "__getitem__") and hasattr(samples, "__len__"):
-        if len(samples) == 0:
-            raise ValueError(f"The {name} set is empty.")
-        return DataLoader(samples, batch_size=batch_size, collate_fn=collator)
-    if not hasattr(samples, "__iter__"):
-        raise ValueError(f"The {name} set is a {type(samples).__name__}: pass a map-style data set or a DataLoader.")
-    return samples
+def _loader(samples: Any, batch_size: int, collator: Callable, name: str) -> DataLoader:
+    if isinstance(samples, DataLoader):
+        return samples
+    if not hasattr(samples, "__getitem__") or not hasattr(samples, "__len__"):
+        raise ValueError(
+            f"The {name} set is a {type(samples).__name__}: pass a map-style data set, or a DataLoader that makes "
+            "batches."
+        )
+    if len(samples) == 0:
+        raise ValueError(f"The {name} set is empty.")
+    return DataLoader(samples, batch_size=batch_size, collate_fn=collator)
 
 
-def _moved(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value
+def _tensor(values: Any) -> Tensor:
+    return values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
 
 
 def _forward(
     model: nn.Module, batch: dict, label_names: Sequence[str], shift: bool, hook: FeatureHook | None
 ) -> dict[str, Any]:
-    found = logits_of(model(**dict(batch)))
+    found = raw_logits(model(**dict(batch)))
     labels, shifted = targets_of(batch, label_names, shift)
     if labels is None:
         raise ValueError(
             f"no labels under {tuple(label_names)} in a batch of {sorted(batch)}: name them (label_names)."
         )
     items = counted_items(batch, found, label_names, shift)
-    features = found.new_zeros((len(found), 0)) if hook is None else hook.take(found, items)
+    features = torch.zeros(len(found), 0) if hook is None else hook.take(found, items)
     if shifted:
         labels = nn.functional.pad(labels, (0, 1), value=-100)
     return _of_batch(found, labels, items, features)
 
 
 def _of_batch(logits: Tensor, labels: Tensor, items: Tensor, features: Tensor) -> dict[str, Any]:
-    counts = items.reshape(len(items), -1).sum(1)
-    kept = counts > 0
-    owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-    chosen, targets = logits[items], labels[items]
-    scores = sample_scores(chosen, targets)
-    means = {
-        name: torch.zeros(len(counts), device=chosen.device).index_add_(0, owner, values) / counts
-        for name, values in scores.items()
-    }
+    if logits.ndim == 2:
+        kept = items
+        pieces = [(logits[kept], labels[kept])] if bool(kept.any()) else []
+    else:  # sample by sample: logits of a vocabulary are too large to copy whole
+        kept = items.reshape(len(items), -1).any(1)
+        pieces = [(logits[i][items[i]], labels[i][items[i]]) for i in kept.nonzero()[:, 0].tolist()]
+    found = [sample_scores(*piece) for piece in pieces]
+    shrink = (lambda values: values) if logits.ndim == 2 else (lambda values: values.mean(0, keepdim=True))
+    empty = torch.zeros(0)
     return {
-        **{name: _array(values[kept], np.float64) for name, values in means.items()},
-        "items": _array(counts[kept], np.int64),
-        "predictions": _array(chosen.argmax(-1), np.int64),
-        "targets": _array(targets, np.int64),
+        **{name: _array(_joined([shrink(scores[name]) for scores in found], empty), np.float64) for name in SCORES},
+        "items": _array(items.reshape(len(items), -1).sum(1)[kept], np.int64),
+        "predictions": _array(_joined([piece[0].argmax(-1) for piece in pieces], empty), np.int64),
+        "targets": _array(_joined([piece[1] for piece in pieces], empty), np.int64),
         "features": _array(features[kept.to(features.device)], np.float32),
-        "logits": _array(logits[kept], np.float32) if logits.ndim == 2 else None,
+        "logits": _array(logits[kept].float(), np.float32) if logits.ndim == 2 else None,
     }
+
+
+def _joined(parts: list[Tensor], empty: Tensor) -> Tensor:
+    return torch.cat(parts) if parts else empty
 
 
 def _array(tensor: Tensor, dtype: type) -> np.ndarray:
     return tensor.detach().cpu().numpy().astype(dtype, copy=False)
+
+
+def accuracy_of(outputs: Outputs) -> Estimate:
+    """Share of items that are predicted right, in [0, 1]; for token models with an interval over samples, because the
+    tokens of one sample are not independent."""
+    if outputs.logits is not None:
+        return share(outputs.correct)
+    value = float(np.average(outputs.correct, weights=outputs.items))
+    if len(outputs) < 2:
+        return Estimate(value, len(outputs), method="share of tokens")
+    # A ratio of sums over samples, linearised: Cochran 1977, 6.3.
+    residuals = outputs.items * (outputs.correct - value) / outputs.items.mean()
+    half = mean(residuals).high - mean(residuals).value
+    low, high = max(value - half, 0.0), min(value + half, 1.0)
+    return Estimate(value, len(outputs), low, high, "share of tokens, t interval over samples")

@@ -48,9 +48,12 @@ def sample_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def _scores(z: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    if not bool((z < torch.inf).all()):  # false for nan too
-        bad = int((~(z < torch.inf)).any(1).sum())
-        raise ValueError(f"The logits of {bad} of {len(z)} samples are nan or +inf: the model has diverged.")
+    bad = ~(z < torch.inf).all(1) | (z == -torch.inf).all(1)  # the first is true of nan too
+    if bool(bad.any()):
+        raise ValueError(
+            f"The logits of {int(bad.sum())} of {len(z)} samples are nan, +inf or -inf for every class: the model has "
+            "diverged."
+        )
     y = labels.long()[:, None]
     log_p = z.log_softmax(1)
     p = log_p.exp()

@@ -13,17 +13,19 @@ import numpy as np
 
 from . import entanglement, mia, shadow
 from .agreement import jensen_shannon, prediction_agreement
-from .estimate import Absent, Estimate, Unavailable, mean, share
+from .estimate import Absent, Estimate, Unavailable, mean
 from .forgetting_quality import final_score, forgetting_quality
+from .gaps import Gap, gap, of_gaps, paired_gap
 from .klom import klom_summary
-from .outputs import Outputs
+from .outputs import Outputs, accuracy_of
 from .roc import attack_rates
 from .tow import average_gap, tug_of_war, tug_of_war_mia
 from .u_lira import u_lira_summary
 
 Splits = Mapping[str, Outputs]
 Found = dict[str, Estimate | Absent]
-RESAMPLES = 2000
+ACCURACIES = ("retain", "forget", "test")
+LEAST_MODELS = 20  # of a kind; with fewer, KLoM and forgetting quality are noise
 
 
 @dataclass(eq=False)
@@ -61,7 +63,7 @@ class Subject:
 
 def accuracy_by_split(model: Subject) -> Found:
     """Share of correct predictions (of items, for token models), in [0, 1]."""
-    return {split: _accuracy(outputs) for split, outputs in model.splits.items()}
+    return {split: accuracy_of(outputs) for split, outputs in model.splits.items()}
 
 
 def loss_by_split(model: Subject) -> Found:
@@ -75,17 +77,14 @@ def loss_by_split(model: Subject) -> Found:
 
 def unlearning_accuracy(model: Subject) -> Found:
     """1 - accuracy on the forget set, in [0, 1] (UA of arXiv 2304.04934)."""
-    found = _accuracy(model["forget"])
+    found = accuracy_of(model["forget"])
     turned = [None if end is None else 1 - end for end in (found.high, found.low)]
     return {"": Estimate(1 - found.value, found.n, *turned, found.method)}
 
 
 def svc_attack(model: Subject) -> Found:
     """Share of the forget set that an SVC on model outputs takes for non-members (forget efficacy), in [0, 1]."""
-    found = mia.svc_efficacy(*model.judged)
-    if "svc_probabilities" not in found:
-        found["svc_probabilities"] = Absent("token probabilities are not kept")
-    return {name.removeprefix("svc_"): value for name, value in found.items()}
+    return {name.removeprefix("svc_"): value for name, value in mia.svc_efficacy(*model.judged).items()}
 
 
 def logistic_attack(model: Subject) -> Found:
@@ -103,20 +102,27 @@ def feature_entanglement(model: Subject) -> Found:
     forget, retain = model["forget"], model["retain"]
     if not forget.features.shape[1]:
         raise Unavailable("features were not collected")
+    pair, labels = (forget.features, retain.features), (forget.labels, retain.labels)
     variance = functools.partial(entanglement.variance_entanglement, seed=model.seed)
-    measures = {"variance": variance, "variance_released": functools.partial(variance, normalisation="released")}
+    measures = {"variance": variance}
     for p in (1, 2):
         measures[f"wasserstein_{p}"] = functools.partial(entanglement.wasserstein, p=p, seed=model.seed)
-    released = functools.partial(entanglement.wasserstein, normalisation="released", seed=model.seed)
-    measures["wasserstein_released"] = released
+    measures["wasserstein_released"] = functools.partial(
+        entanglement.wasserstein, normalisation="released", seed=model.seed
+    )
     found: Found = {}
     for name, measure in measures.items():
-        found[name] = measure(forget.features, retain.features)
+        found[name] = measure(*pair)
         try:
-            per_class = (forget.features, retain.features, forget.labels, retain.labels)
-            found[f"{name}_class_wise"] = entanglement.class_wise(measure, *per_class)
+            if labels[0] is not None and name in ("wasserstein_1", "wasserstein_2"):  # one method for all classes
+                measure = functools.partial(measure, method=entanglement.class_method(*labels))
+            found[f"{name}_class_wise"] = entanglement.class_wise(measure, *pair, *labels)
         except Unavailable as reason:
             found[f"{name}_class_wise"] = Absent(str(reason))
+    for name in ("variance", "variance_class_wise"):
+        raw = found[name]
+        released = name.replace("variance", "variance_released")
+        found[released] = raw if isinstance(raw, Absent) else entanglement.released_scale(raw)
     return found
 
 
@@ -155,26 +161,24 @@ def rmia_attack(model: Subject) -> Found:
 
 def tow(model: Subject, reference: Subject) -> Found:
     """Tug-of-War, absolute: in [0, 1], 1 is the retrained model's accuracies."""
-    return {"": _tow(model, reference, signed=False)}
+    return {"": of_gaps(_gaps(model, reference, ACCURACIES), tug_of_war)}
 
 
 def tow_signed(model: Subject, reference: Subject) -> Found:
     """Tug-of-War of the released code: may exceed 1, rewards forgetting more than the retrained model."""
-    return {"": _tow(model, reference, signed=True)}
+    return {"": of_gaps(_gaps(model, reference, ACCURACIES), functools.partial(tug_of_war, signed=True))}
 
 
 def tow_mia(model: Subject, reference: Subject) -> Found:
     """Tug-of-War with the SVC attack on the confidence in place of the forget accuracy, in [0, 1]."""
-    pairs = _pairs(model, reference, ("retain", "test"))
-    pairs["mia"] = model.judged[0]["confidence"], reference.judged[0]["confidence"]
-    return {"": _of_pairs(pairs, tug_of_war_mia, model.seed)}
+    gaps = {**_gaps(model, reference, ("retain", "test")), "mia": _mia_gap(model, reference)}
+    return {"": of_gaps(gaps, tug_of_war_mia)}
 
 
 def gap_to_retrained(model: Subject, reference: Subject) -> Found:
     """Average gap to the retrained model: unlearning, retain and test accuracy, and MIA efficacy, in [0, 1]."""
-    pairs = _pairs(model, reference, ("retain", "forget", "test"))
-    pairs["mia"] = model.judged[0]["confidence"], reference.judged[0]["confidence"]
-    return {"": _of_pairs(pairs, average_gap, model.seed)}
+    gaps = {**_gaps(model, reference, ACCURACIES), "mia": _mia_gap(model, reference)}
+    return {"": of_gaps(gaps, average_gap)}
 
 
 def agreement(model: Subject, reference: Subject) -> Found:
@@ -191,31 +195,43 @@ def divergence(model: Subject, reference: Subject) -> Found:
 
 
 def klom_by_split(model: Subject) -> Found:
-    """KLoM, KL(unlearned || retrained) of margins over sets of models, in nats: mean and 95th percentile of samples."""
-    return {
-        f"{split}/{name}": value
-        for split in model.splits
-        for name, value in klom_summary(*_margins(model, split)).items()
-    }
+    """KLoM, KL(unlearned || retrained) of margins over sets of models, in nats: mean and 95th percentile of samples.
+    Equal sets do not give 0 but the noise of so many models: "null" is one half of the retrained models against the
+    other half (half as many models, so the noise of all is smaller). Intervals are over samples, for the models at
+    hand."""
+    found: Found = {}
+    for split in model.splits:
+        unlearned, retrained = _margins(model, split, LEAST_MODELS)
+        for name, value in klom_summary(unlearned, retrained).items():
+            found[f"{split}/{name}"] = value
+        for name, value in klom_summary(retrained[::2], retrained[1::2]).items():
+            found[f"{split}/{name}_null"] = value
+    return found
 
 
 def u_lira(model: Subject) -> Found:
-    """U-LiRA: accuracy and rates of telling unlearned from retrained models by forget margins, in [0, 1]."""
-    return u_lira_summary(*_margins(model, "forget", least=3), seed=model.seed)
+    """U-LiRA: accuracy and AUC of telling unlearned from retrained models by forget margins, in [0, 1]; 0.5 is best."""
+    return u_lira_summary(*_margins(model, "forget", least=4))
 
 
 def quality(model: Subject) -> Found:
-    """Forgetting quality of the NeurIPS 2023 competition: F in [0, 1], and the final score with its utility ratios."""
-    found = forgetting_quality(*_margins(model, "forget", least=3))
+    """Forgetting quality of the NeurIPS 2023 competition: F in [0, 1], and the final score with its utility ratios. The
+    best F depends on the number of models: "F_null" is that of one half of the retrained models against the other
+    half."""
+    unlearned, retrained = _margins(model, "forget", LEAST_MODELS)
+    found = {
+        "F": forgetting_quality(unlearned, retrained),
+        "F_null": forgetting_quality(retrained[::2], retrained[1::2]),
+    }
     try:
         accuracies = [
-            tuple(float(np.mean([_accuracy(_split(s, split)).value for s in models])) for split in ("retain", "test"))
+            tuple(float(np.mean([accuracy_of(_split(s, split)).value for s in models])) for split in ("retain", "test"))
             for models in (model.unlearned, model.retrained)
         ]
-        final: Estimate | Absent = Estimate(final_score(found.value, *accuracies), found.n, method="F x RA x TA ratios")
+        score = final_score(found["F"].value, *accuracies)
+        return {**found, "final": Estimate(score, found["F"].n, method="F x RA x TA ratios")}
     except (Unavailable, ValueError) as reason:
-        final = Absent(str(reason))
-    return {"F": found, "final": final}
+        return {**found, "final": Absent(str(reason))}
 
 
 @dataclass(frozen=True)
@@ -250,17 +266,6 @@ METRICS = {
 }
 
 
-def _accuracy(outputs: Outputs) -> Estimate:
-    if outputs.logits is not None:
-        return share(outputs.correct)
-    found = mean(outputs.correct)  # of samples: tokens of one sample are not independent
-    whole = float(np.average(outputs.correct, weights=outputs.items))
-    if found.low is None:
-        return Estimate(whole, found.n, method="share of tokens")
-    half = found.high - found.value
-    return Estimate(whole, found.n, max(whole - half, 0.0), min(whole + half, 1.0), "share of tokens, t over samples")
-
-
 def _clipped(outputs: Outputs) -> np.ndarray:
     return np.clip(outputs.margin, -mia.CLIP, mia.CLIP)
 
@@ -286,37 +291,13 @@ def _margins(model: Subject, split: str, least: int = 2) -> tuple[np.ndarray, np
     return tuple(np.stack([_clipped(_split(s, split)) for s in m]) for m in (model.unlearned, model.retrained))
 
 
-def _pairs(model: Subject, reference: Subject, splits: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    return {split: (model[split].correct, reference[split].correct) for split in splits}
+def _gaps(model: Subject, reference: Subject, splits: Sequence[str]) -> dict[str, Gap]:
+    return {split: gap(model[split], reference[split]) for split in splits}
 
 
-def _tow(model: Subject, reference: Subject, signed: bool) -> Estimate:
-    pairs = _pairs(model, reference, ("retain", "forget", "test"))
-    return _of_pairs(pairs, functools.partial(tug_of_war, signed=signed), model.seed)
-
-
-def _of_pairs(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], score: Callable[..., float], seed: int) -> Estimate:
-    """score(means of the one model, means of the other) with its interval; samples stay in pairs.
-
-    A sample is one of four kinds, by whether each model is right. Shares of kinds are drawn from their posterior under
-    Jeffreys' prior, so that "none of 72" is not taken for "none"; for values between 0 and 1 (tokens) samples are
-    drawn.
-    """
-    draw = np.random.default_rng([seed, 13])
-    value = score(*({key: float(np.mean(pair[i])) for key, pair in pairs.items()} for i in (0, 1)))
-    drawn: list[dict[str, np.ndarray]] = [{}, {}]
-    for key, pair in pairs.items():
-        values = np.stack(pair, 1)
-        kinds, counts = np.unique(values, axis=0, return_counts=True)
-        if np.isin(values, (0, 1)).all():
-            kinds = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
-            counts = (values[:, None] == kinds).all(-1).sum(0)
-            weights = draw.dirichlet(counts + 0.5, RESAMPLES)
-        else:
-            weights = draw.multinomial(counts.sum(), counts / counts.sum(), RESAMPLES) / counts.sum()
-        for i in (0, 1):
-            drawn[i][key] = np.clip(weights @ kinds[:, i], 0, 1)
-    scores = [score(*({key: float(v[b]) for key, v in side.items()} for side in drawn)) for b in range(RESAMPLES)]
-    low, high = np.quantile(scores, [0.025, 0.975])
-    n = min(len(pair[0]) for pair in pairs.values())
-    return Estimate(value, n, min(float(low), value), max(float(high), value), "posterior interval, samples in pairs")
+def _mia_gap(model: Subject, reference: Subject) -> Gap:
+    flags = [subject.judged[0]["confidence"] for subject in (model, reference)]
+    for found in flags:
+        if isinstance(found, Absent):
+            raise Unavailable(found.reason)
+    return paired_gap(*(found.astype(float) for found in flags))
