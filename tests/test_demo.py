@@ -94,7 +94,7 @@ def test_the_readmes_ten_lines_and_the_report_after_them(short, tmp_path, monkey
     lines = run_blocks("README.md", short, tmp_path, monkeypatch, capsys)
     printed = ast.literal_eval(next(line for line in reversed(lines) if line.startswith("{'retain'")))
     assert list(printed) == ["retain", "forget", "test"] and printed["forget"] < printed["retain"]
-    assert lines[-1].startswith("Estimate(value=0.") and (tmp_path / "unlearning_report" / "report.md").exists()
+    assert lines[-1].startswith("Estimate(value=") and (tmp_path / "unlearning_report" / "report.md").exists()
 
 
 def test_the_code_of_the_page_on_evaluation(short, tmp_path, monkeypatch, capsys):
