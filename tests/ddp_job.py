@@ -133,6 +133,12 @@ def main(out: str) -> None:
     trainer, steps = run(out, SharpMinMax(0.8, overlap=False), "bn", model=BatchNormNet(), data=images)
     trainer.train()
     results["batchnorm"] = {"weights": weights_of(trainer.model), "metrics": trainer.evaluate()}
+    report = trainer.evaluate_unlearning(output_dir=os.path.join(out, "report"), svc_samples=0)
+    results["report"] = None if report is None else report.to_dict()["metrics"]
+    try:
+        trainer.evaluate_unlearning(svc_samples=-1)
+    except (ValueError, RuntimeError) as error:
+        results["failed report"] = f"{type(error).__name__}: {error}"
 
     trainer, steps = run(out, SharpMinMax(0.8, overlap=False), "saved", save_strategy="steps", save_steps=9)
     trainer.train()

@@ -68,6 +68,17 @@ def test_buffers_are_the_same_on_all_ranks_and_evaluation_agrees(runs):
         assert first["batchnorm"]["metrics"][key] == second["batchnorm"]["metrics"][key]
 
 
+def test_the_first_process_makes_the_report_and_nobody_waits_for_it_when_it_fails(runs):
+    one, (first, second) = runs
+    assert second["report"] is None
+    for split in ("forget", "retain"):
+        value = first["report"][f"accuracy/{split}"]["unlearned"]["value"]
+        assert value == pytest.approx(first["batchnorm"]["metrics"][f"eval_{split}_accuracy"])
+        assert value == pytest.approx(one["report"][f"accuracy/{split}"]["unlearned"]["value"])
+    assert first["failed report"].startswith("ValueError: svc_samples=-1")
+    assert second["failed report"].startswith("RuntimeError: The report failed on the first process")
+
+
 def test_resume_is_bitwise(runs):
     assert_same(runs[0]["resume"]["whole"], runs[0]["resume"]["resumed"])
     if runs[1][0]["resume"] is None:
