@@ -7,17 +7,11 @@ import os
 import sys
 import textwrap
 
-from . import commands as commands_of
 from .benchmarks.step import add_options as add_benchmark_options
 from .benchmarks.step import positive
 from .benchmarks.step import run as run_benchmark
+from .commands import COMMANDS
 from .methods import METHODS
-
-RUN = {
-    "evaluate": commands_of.run_evaluate,
-    "memorize": commands_of.run_memorize,
-    "landscape": commands_of.run_landscape,
-}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,8 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--seeds", type=positive, default=1, help="number of runs, seeds 0, 1, ...; more print a spread")
     demo.add_argument("--output-dir", default="demo_output", help="where table, plots, report and models are written")
-    for add in (commands_of.add_evaluate, commands_of.add_memorize, commands_of.add_landscape):
-        add(commands, shared)
+    for command in COMMANDS.values():
+        command.add(commands, shared)
     benchmark = commands.add_parser(
         "benchmark",
         parents=[shared],
@@ -89,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         elif arguments.command == "benchmark":
             run_benchmark(arguments)
         else:
-            RUN[arguments.command](arguments)
+            COMMANDS[arguments.command].run(arguments)
     except KeyboardInterrupt:
         print("sharp-unlearn: interrupted", file=sys.stderr)
         return 130

@@ -7,7 +7,6 @@ Each split is run through each model once. A number that cannot be computed is a
 """
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .analysis import Relearning, RelearningCurve, relearning_attack
-from .metrics import METRICS, Absent, Estimate, Outputs, Subject, Unavailable, collect_outputs
+from .metrics import Absent, Estimate, Outputs, Subject, Unavailable, collect_outputs, compute_metrics
 from .report_plots import draw_plots
 from .report_text import to_markdown
 
@@ -219,41 +218,6 @@ def evaluate_unlearning(
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     samples = {split: len(found) for split, found in outputs["unlearned"].items()}
     return UnlearningReport(metrics, better, samples, settings, versions, curves, seconds, outputs)
-
-
-def compute_metrics(subjects: Mapping[str, Subject]) -> tuple[dict[str, dict[str, Value]], dict[str, str]]:
-    """({key: {model: value}}, {key: which way is better}) of all METRICS; subjects: "unlearned", "retrained" and
-    "original", as far as there are any."""
-    values: dict[str, dict[str, Value]] = {}
-    better: dict[str, str] = {}
-    for name, metric in METRICS.items():
-        for title, subject in subjects.items():
-            if (metric.needs == "reference" and title == "retrained") or (
-                metric.needs == "sets" and title != "unlearned"
-            ):
-                continue
-            try:
-                if metric.needs == "reference" and "retrained" not in subjects:
-                    raise Unavailable("no retrained model was given (reference)")
-                against = [subjects["retrained"]] if metric.needs == "reference" else []
-                found = metric.compute(subject, *against)
-            except (Unavailable, ValueError) as reason:  # the other metrics are worth having
-                found = {"": Absent(str(reason))}
-            for key, value in found.items():
-                key = f"{name}/{key}" if key else name
-                values.setdefault(key, {})[title] = _finite(value)
-                better[key] = metric.better
-    return values, better
-
-
-def _finite(value: Value) -> Value:
-    """JSON has no infinity: an infinite value is absent, an infinite end of an interval is None."""
-    if isinstance(value, Absent):
-        return value
-    if not math.isfinite(value.value):
-        return Absent(f"the value is {value.value} (n = {value.n})")
-    ends = [end if end is not None and math.isfinite(end) else None for end in (value.low, value.high)]
-    return Estimate(value.value, value.n, *ends, value.method)
 
 
 def _plain(value: Value) -> dict[str, Any]:

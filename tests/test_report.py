@@ -24,12 +24,12 @@ from hf_sharp_unlearn.metrics import (
     Subject,
     accuracy_of,
     average_gap,
+    compute_metrics,
     table,
     tug_of_war_mia,
 )
 from hf_sharp_unlearn.metrics.estimate import share, wilson
 from hf_sharp_unlearn.metrics.gaps import of_gaps, paired_gap
-from hf_sharp_unlearn.report import compute_metrics
 
 ATTACK = Relearning(samples=4, steps=4, every=2, learning_rate=0.05)
 

@@ -2,6 +2,7 @@
 
 from .accuracy import accuracy, predicted_classes
 from .agreement import jensen_shannon, prediction_agreement
+from .compute import compute_metrics
 from .entanglement import class_method, class_wise, variance_entanglement, wasserstein
 from .estimate import Absent, Estimate, Unavailable
 from .forgetting_quality import final_score, forgetting_epsilon, forgetting_quality
@@ -11,7 +12,8 @@ from .outputs import Outputs, accuracy_of, collect_outputs
 from .roc import attack_rates, auc, roc_curve, tpr_at_fpr
 from .scores import sample_scores
 from .shadow import lira, rmia
-from .table import METRICS, Metric, Subject
+from .subject import Subject
+from .table import METRICS, Metric
 from .tow import average_gap, tug_of_war, tug_of_war_mia
 from .u_lira import u_lira, u_lira_summary
 
@@ -31,6 +33,7 @@ __all__ = [
     "class_method",
     "class_wise",
     "collect_outputs",
+    "compute_metrics",
     "final_score",
     "forgetting_epsilon",
     "forgetting_quality",

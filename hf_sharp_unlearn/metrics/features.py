@@ -87,7 +87,7 @@ class FeatureHook:
         if not self._named and found.ndim == 3 and logits.ndim == 2 and output.ndim == 3:
             chosen = (output.float() == logits[:, None].to(output.device)).all(-1)
             if bool(chosen.any(1).all()):
-                return found[torch.arange(len(found)), chosen.int().argmax(1)].float()
+                return found[torch.arange(len(found), device=found.device), chosen.int().argmax(1)].float()
         return _pooled(found, items)
 
 

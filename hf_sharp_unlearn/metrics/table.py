@@ -6,7 +6,7 @@ report shows the reason instead of a number.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,43 +19,13 @@ from .gaps import Gap, gap, of_gaps, paired_gap
 from .klom import klom_summary
 from .outputs import Outputs, accuracy_of
 from .roc import attack_rates
+from .subject import Splits, Subject
 from .tow import average_gap, tug_of_war, tug_of_war_mia
 from .u_lira import u_lira_summary
 
-Splits = Mapping[str, Outputs]
 Found = dict[str, Estimate | Absent]
 ACCURACIES = ("retain", "forget", "test")
 LEAST_MODELS = 20  # of a kind; with fewer, KLoM and forgetting quality are noise
-
-
-@dataclass(eq=False)
-class Subject:
-    """A model under examination: its outputs by split ("forget", "retain", "test"), and those of models around it.
-
-    shadows: models trained without forget and test samples. unlearned, retrained: sets of models made in the same way
-    as this one, and as the retrained model, with different seeds. svc_samples: a side, at most; 0 switches the SVC
-    attacks off. rmia_a: see `shadow.rmia`.
-    """
-
-    splits: Splits
-    seed: int = 0
-    svc_samples: int = mia.SVC_SAMPLES
-    shadows: Sequence[Splits] = ()
-    unlearned: Sequence[Splits] = ()
-    retrained: Sequence[Splits] = ()
-    rmia_a: float = 0.3
-
-    def __getitem__(self, split: str) -> Outputs:
-        if split not in self.splits:
-            raise Unavailable(f"no {split} set was given")
-        return self.splits[split]
-
-    @functools.cached_property
-    def judged(self) -> tuple[dict[str, np.ndarray], int]:
-        """The SVC attacks: see `mia.svc_judgements`."""
-        if self.svc_samples == 0:
-            raise Unavailable("the SVC attacks were switched off (svc_samples=0)")
-        return mia.svc_judgements(self["retain"], self["test"], self["forget"], self.svc_samples, self.seed)
 
 
 # ---- of one model ----
