@@ -73,17 +73,22 @@ def peak_memory() -> tuple[float, float]:
 
 
 def sets_of(data: str | None) -> tuple[dict[str, Images], int]:
+    members = SIZES["forget"] + SIZES["retain"]
     if data is None:
         draw = torch.Generator().manual_seed(0)
         labels = torch.randint(100, (sum(SIZES.values()),), generator=draw)
         centres = torch.randn(100, 3, 32, 32, generator=draw)
         whole = Images(centres[labels] + torch.randn(len(labels), 3, 32, 32, generator=draw), labels)
-        parts = whole.select(torch.arange(6000)), whole.select(torch.arange(6000, 10000))
+        parts = whole.select(torch.arange(members)), whole.select(torch.arange(members, len(labels)))
     else:
         train, test = load_images(data)
         draw = torch.Generator().manual_seed(0)
-        parts = train.select(torch.randperm(len(train), generator=draw)[:6000]), test.select(torch.arange(4000))
-    sets = {"forget": parts[0].select(torch.arange(1000)), "retain": parts[0].select(torch.arange(1000, 6000))}
+        parts = (
+            train.select(torch.randperm(len(train), generator=draw)[:members]),
+            test.select(torch.arange(SIZES["test"])),
+        )
+    forget = SIZES["forget"]
+    sets = {"forget": parts[0].select(torch.arange(forget)), "retain": parts[0].select(torch.arange(forget, members))}
     return {**sets, "test": parts[1]}, int(parts[0].labels.max()) + 1
 
 
