@@ -41,9 +41,14 @@ def split_forget(
                 f"forget_indices and retain_indices overlap in {len(both)} rows, e.g. {both[:5].tolist()}: a row is "
                 "either forgotten or retained. Remove them from one of the two."
             )
+    return select_rows(dataset, forget), select_rows(dataset, retain)
+
+
+def select_rows(dataset: Any, rows: np.ndarray) -> Any:
+    """Some rows of a map-style data set: a `datasets.Dataset` gives one, anything else a `torch.utils.data.Subset`."""
     if hasattr(dataset, "select") and hasattr(dataset, "column_names"):
-        return dataset.select(forget), dataset.select(retain)
-    return Subset(dataset, forget.tolist()), Subset(dataset, retain.tolist())
+        return dataset.select(rows)
+    return Subset(dataset, np.asarray(rows).tolist())
 
 
 class Union(Dataset):

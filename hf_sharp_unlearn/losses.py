@@ -29,15 +29,19 @@ def raw_logits(outputs: Any) -> Tensor:
     return logits
 
 
+def aligned_labels(features: Mapping[str, Any], label_names: Sequence[str], shift: bool) -> Tensor | None:
+    """The label that each position of the logits predicts; -100 at the last position of a causal LM. None without."""
+    labels, shifted = targets_of(features, label_names, shift)
+    return torch.nn.functional.pad(labels, (0, 1), value=-100) if shifted else labels
+
+
 def counted_items(features: Mapping[str, Any], logits: Tensor, label_names: Sequence[str], shift: bool) -> Tensor:
     """What the mean of the model's loss runs over: a boolean tensor of the shape of the logits without their last
     dimension, True where a label is counted (not -100). shift: position t predicts label t + 1 (causal LM).
 
     Raises ValueError where labels and logits (batch, ..., classes) do not fit.
     """
-    labels, shifted = targets_of(features, label_names, shift)
-    if shifted:
-        labels = torch.nn.functional.pad(labels, (0, 1), value=-100)
+    labels = aligned_labels(features, label_names, shift)
     if labels is None:
         return torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device)
     if labels.is_floating_point() or labels.shape != logits.shape[:-1]:

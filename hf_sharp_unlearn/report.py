@@ -6,10 +6,12 @@
 Each split is run through each model once. A number that cannot be computed is absent with the reason, never 0.
 """
 
+import contextlib
+import functools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -139,8 +141,8 @@ def evaluate_unlearning(
 
     model: the unlearned one. reference: one that was retrained without the forget set; most numbers mean little without
         it. original: the model before unlearning, for comparison.
-    forget, retain, test: map-style data sets, or iterables of batches that can be read several times (DataLoaders).
-        test: samples like the training data that no model has seen.
+    forget, retain, test: map-style data sets, or DataLoaders (without a relearning attack). test: samples like the
+        training data that no model has seen.
     shadow_models: models that saw neither forget nor test samples, for LiRA and RMIA. unlearned_models,
         retrained_models: models made like `model` and `reference` with other seeds, for KLoM, U-LiRA and forgetting
         quality. All three may be generators that load one model at a time.
@@ -152,7 +154,7 @@ def evaluate_unlearning(
     sets = {name: data for name, data in zip(SPLITS, (forget, retain, test), strict=True) if data is not None}
     _check(model, sets, reference, original, svc_samples, relearning)
     seconds: dict[str, float] = {}
-    clock = _Clock(seconds)
+    clock = functools.partial(_timed, seconds)
 
     def outputs_of(subject: nn.Module, title: str, splits: Iterable[str], features: bool) -> dict[str, Outputs]:
         with clock("forward"):
@@ -235,21 +237,12 @@ def _quietly(compute: Callable[[], Any]) -> None:
         pass
 
 
-class _Clock:
-    """Adds up the seconds of the blocks of each name."""
-
-    def __init__(self, seconds: dict[str, float]):
-        self._seconds = seconds
-
-    def __call__(self, name: str) -> "_Clock":
-        self._name = name
-        return self
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *exc: Any) -> None:
-        self._seconds[self._name] = self._seconds.get(self._name, 0.0) + time.perf_counter() - self._start
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Adds the seconds of the block to those of its name."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def _check(

@@ -2,8 +2,7 @@
 
 model    a folder that `save_pretrained` wrote (an adapter too), or a Hub id
 data     a `.parquet`, `.csv`, `.json` or `.jsonl` file, a folder that `Dataset.save_to_disk` wrote, an image folder,
-or a
-         Hub id; ":NAME" at the end names the split, where there are several
+         or a Hub id; ":NAME" at the end names the split, where there are several
 
 Images become `pixel_values` with the model's own image processor, text becomes token ids with its tokenizer; columns
 that are arrays already stay as they are.
@@ -29,7 +28,7 @@ def load_model(name: str) -> torch.nn.Module:
     Raises ValueError where there is none.
     """
     try:
-        if os.path.isfile(os.path.join(name, "adapter_config.json")):
+        if _is_adapter(name):
             return _adapted(name).eval()
         return model_class(AutoConfig.from_pretrained(name)).from_pretrained(name).eval()
     except (OSError, ValueError) as error:
@@ -100,12 +99,15 @@ def load_data(spec: str, model: str, *, label: str | None = None, text: str = "t
 
 
 def _is_causal(model: str) -> bool:
-    config = AutoConfig.from_pretrained(model if not _is_adapter(model) else _base_of(model))
-    return model_class(config) in set(transformers.AutoModelForCausalLM._model_mapping.values())
+    return model_class(_config_of(model)) in set(transformers.AutoModelForCausalLM._model_mapping.values())
 
 
 def _is_adapter(model: str) -> bool:
     return os.path.isfile(os.path.join(model, "adapter_config.json"))
+
+
+def _config_of(model: str) -> Any:
+    return AutoConfig.from_pretrained(_base_of(model) if _is_adapter(model) else model)
 
 
 def _base_of(model: str) -> str:
@@ -126,7 +128,7 @@ def _numbered(data: Any, label: str, model: str, spec: str) -> Any:
     names = feature.names if isinstance(feature, datasets.ClassLabel) else None
     if names is None and getattr(feature, "dtype", None) not in ("string", "large_string"):
         return data
-    config = AutoConfig.from_pretrained(model if not _is_adapter(model) else _base_of(model))
+    config = _config_of(model)
     ids = {str(name): int(number) for name, number in (getattr(config, "label2id", None) or {}).items()}
     found = names if names is not None else sorted(set(data[label]))
     missing = [name for name in found if name not in ids]

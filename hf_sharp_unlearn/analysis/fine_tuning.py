@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import default_data_collator
 
-from ..data import count_items, targets_of
+from ..data import count_items
 from ..inputs import Inputs
-from ..losses import counted_items, logits_of
+from ..losses import aligned_labels, counted_items, logits_of
 from ..metrics.outputs import shifts_labels
 from ..rng import RngState, derive_seed, seed_all
 
@@ -100,9 +100,8 @@ def model_loss(model: nn.Module, batch: dict, label_names: Sequence[str], shift:
     if loss is not None:
         return loss
     logits = logits_of(outputs)
-    labels, shifted = targets_of(batch, label_names, shift)
+    labels = aligned_labels(batch, label_names, shift)
     if labels is None:
         raise ValueError(f"The model returns no loss, and there are no labels under {tuple(label_names)} in the batch.")
     items = counted_items(batch, logits, label_names, shift)
-    labels = nn.functional.pad(labels, (0, 1), value=-100) if shifted else labels
     return nn.functional.cross_entropy(logits[items], labels[items])

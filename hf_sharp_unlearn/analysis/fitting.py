@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Subset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
 
+from ..data import select_rows
 from ..metrics import collect_outputs
 from ..rng import RngState
 
@@ -54,7 +54,7 @@ class TrainerFit:
                 "dataloader_pin_memory": torch.cuda.is_available(),
                 **self.arguments,
             }
-            part = self.dataset.select(rows) if hasattr(self.dataset, "select") else Subset(self.dataset, rows.tolist())
+            part = select_rows(self.dataset, rows)
             args = TrainingArguments(folder, seed=seed, **settings)
             trainer = Trainer(model, args, self.collator, part, callbacks=list(self.callbacks))
             trainer.remove_callback(PrinterCallback)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..metrics.estimate import Z
+from ..metrics.estimate import wilson
 from ..rng import derive_seed
 
 Fit = Callable[[np.ndarray, int], np.ndarray]
@@ -122,11 +122,8 @@ def combine(paths: list[str], ratio: float) -> Memorization:
     p = right / n
     variance = p * (1 - p) / np.where(counts > 1, counts - 1, np.nan)
     scores = p[0] - p[1]
-    centre, half = (
-        (p + Z**2 / (2 * n)) / (1 + Z**2 / n),
-        np.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2)) * Z / (1 + Z**2 / n),
-    )
-    below, above = p - centre + half, centre + half - p  # of Wilson's interval
+    ends = wilson(p, n)
+    below, above = p - ends[0], ends[1] - p
     low, high = scores - np.hypot(below[0], above[1]), scores + np.hypot(above[0], below[1])
     return Memorization(scores, np.sqrt(variance.sum(0)), low, high, counts[0], counts[1], ratio)
 

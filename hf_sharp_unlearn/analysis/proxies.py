@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+from scipy.special import log_softmax
 from torch import nn
 from transformers import TrainerCallback
 
 from ..metrics import collect_outputs
-from ..metrics.agreement import log_softmax
 from .fine_tuning import fine_tune
 
 PROXIES = ("confidence", "max_confidence", "entropy", "accuracy", "forgetting_events")
@@ -111,7 +111,7 @@ def holdout_retraining(
         **shared,
     )
     after = collect_outputs(trained, dataset, features=False, name="after", **shared)
-    p, q = (log_softmax(outputs.logits.astype(np.float64)) for outputs in (before, after))
+    p, q = (log_softmax(outputs.logits.astype(np.float64), axis=1) for outputs in (before, after))
     return np.maximum(((np.exp(p) - np.exp(q)) * (p - q)).sum(1) / 2, 0)
 
 

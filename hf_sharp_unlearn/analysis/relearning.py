@@ -1,7 +1,7 @@
 """The relearning attack: does what was forgotten come back after a few steps of fine-tuning?
 
-From Dormant to Deleted (arXiv 2505.22310): fine-tuning on retain samples *alone* may
-bring the accuracy on the forget set back; then it was dormant, not deleted. Two attacks, each on a copy of the model:
+From Dormant to Deleted (arXiv 2505.22310): fine-tuning on retain samples *alone* may bring the accuracy on the forget
+set back; then it was dormant, not deleted. Two attacks, each on a copy of the model:
 
     "forget"   fine-tune on k forget samples; watch the other forget samples
     "retain"   fine-tune on retain samples only; watch all forget samples
@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from torch.utils.data import Subset
 
+from ..data import select_rows
 from ..metrics import Estimate, accuracy_of, collect_outputs
 from ..rng import derive_seed
 from .fine_tuning import fine_tune
@@ -80,7 +80,7 @@ def relearning_attack(
         raise ValueError(f"forget has {len(forget)} samples: needs one to fine-tune on and one to watch.")
     order = np.random.default_rng(derive_seed(seed, "relearning")).permutation(len(forget))
     count = min(options.samples, len(forget) // 2)
-    parts = [_select(forget, np.sort(rows)) for rows in (order[:count], order[count:])]
+    parts = [select_rows(forget, np.sort(rows)) for rows in (order[:count], order[count:])]
     attacks = {"forget": (parts[0], parts[1])}
     if retain is not None:
         attacks["retain"] = (retain, forget)
@@ -115,7 +115,3 @@ def relearning_attack(
         area = float(np.trapezoid(values, steps) / steps[-1])
         curves[name] = RelearningCurve(steps, found, area, len(trained), len(watched))
     return curves
-
-
-def _select(dataset: Any, rows: np.ndarray) -> Any:
-    return dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, rows.tolist())

@@ -55,9 +55,7 @@ def run(options: argparse.Namespace) -> None:
         if not options.forget_size:
             raise ValueError("--scores without --forget-size: there is nothing to do.")
         scores = load_scores(options.scores, options.scores_key)
-        forget_sets_by_score(scores, options.forget_size, middle=_middle(options))  # refused before anything is written
         refuse_finished(options, "forget_high.npy")
-        os.makedirs(options.output_dir, exist_ok=True)
         _write_forget_sets(scores, options)
         return
     refuse_finished(options, "memorization.npz")
@@ -124,6 +122,7 @@ def _middle(options: argparse.Namespace) -> float | str:
 
 def _write_forget_sets(scores: np.ndarray, options: argparse.Namespace) -> None:
     sets = forget_sets_by_score(scores, options.forget_size, middle=_middle(options), seed=options.seed)
+    os.makedirs(options.output_dir, exist_ok=True)
     for name, rows in sets.items():
         np.save(path := os.path.join(options.output_dir, f"forget_{name}.npy"), rows)
         print(f"{path}: {len(rows)} rows, scores {scores[rows].min():.3f} to {scores[rows].max():.3f}")

@@ -4,6 +4,7 @@ JS(p, q) = H((p + q) / 2) - (H(p) + H(q)) / 2 with logarithms to base 2: 0 for e
 """
 
 import numpy as np
+from scipy.special import log_softmax
 
 from .estimate import Estimate, Unavailable, mean, share
 from .outputs import Outputs
@@ -29,19 +30,13 @@ def jensen_shannon(one: Outputs, other: Outputs) -> Estimate:
         raise Unavailable("token probabilities are not kept: it is measured for classifiers only")
     if one.logits.shape != other.logits.shape:
         raise ValueError(f"Logits of shape {one.logits.shape} and {other.logits.shape} have different classes.")
-    logs = [log_softmax(outputs.logits.astype(np.float64)) for outputs in (one, other)]
+    logs = [log_softmax(outputs.logits.astype(np.float64), axis=1) for outputs in (one, other)]
     middle = np.logaddexp(*logs) - np.log(2)
     parts = []
     for log_p in logs:
         with np.errstate(invalid="ignore"):  # 0 * (-inf - -inf)
             parts.append(np.where(np.isneginf(log_p), 0, np.exp(log_p) * (log_p - middle)).sum(1))
     return mean(np.clip((parts[0] + parts[1]) / 2 / np.log(2), 0, 1))
-
-
-def log_softmax(z: np.ndarray) -> np.ndarray:
-    """Logarithms of the probabilities (N, classes) of logits."""
-    z = z - z.max(1, keepdims=True)
-    return z - np.log(np.exp(z).sum(1, keepdims=True))
 
 
 def _same_samples(one: Outputs, other: Outputs) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -45,16 +46,19 @@ def share(flags: np.ndarray, method: str = "") -> Estimate:
     if n == 0:
         raise Unavailable("there are no samples")
     p = float(np.mean(flags))
-    low, high = wilson(p, n)
+    low, high = map(float, wilson(p, n))
     return Estimate(p, n, low, high, method or "Wilson interval")
 
 
-def wilson(p: float, n: int, z: float = Z) -> tuple[float, float]:
-    """Interval of a probability of which the share p was seen in n draws; z standard errors, by default 95 %."""
+def wilson(p: Any, n: Any, z: float = Z) -> tuple[Any, Any]:
+    """Interval of a probability of which the share p was seen in n draws; z standard errors, by default 95 %.
+
+    p, n: numbers, or arrays of one shape.
+    """
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     # p = 0 and p = 1 are end points of their intervals; rounding must not leave them outside.
-    return max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p))
+    return np.maximum(0.0, np.minimum(centre - half, p)), np.minimum(1.0, np.maximum(centre + half, p))
 
 
 def mean(values: np.ndarray, method: str = "") -> Estimate:

@@ -15,6 +15,7 @@ test samples; the released code takes the first ones in the order of the data se
 """
 
 import numpy as np
+from scipy.special import softmax
 
 from .estimate import Absent, Estimate, Unavailable, share
 from .outputs import Outputs
@@ -113,6 +114,4 @@ def _statistic(outputs: Outputs, name: str) -> np.ndarray | None:
         return np.clip(getattr(outputs, name), -CLIP, CLIP)[:, None]
     if outputs.logits is None:
         return None
-    z = outputs.logits.astype(np.float64)
-    p = np.exp(z - z.max(1, keepdims=True))
-    return p / p.sum(1, keepdims=True)
+    return softmax(outputs.logits.astype(np.float64), axis=1)

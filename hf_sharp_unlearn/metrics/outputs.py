@@ -15,9 +15,8 @@ from transformers import default_data_collator
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from ..buffers import evaluating
-from ..data import targets_of
 from ..inputs import Inputs
-from ..losses import counted_items, raw_logits
+from ..losses import aligned_labels, counted_items, raw_logits
 from ..rng import derive_seed, isolated_rng, seed_host
 from .estimate import Estimate, mean, share
 from .features import FeatureHook
@@ -162,15 +161,13 @@ def _forward(
     model: nn.Module, batch: dict, label_names: Sequence[str], shift: bool, hook: FeatureHook | None
 ) -> dict[str, Any]:
     found = raw_logits(model(**dict(batch)))
-    labels, shifted = targets_of(batch, label_names, shift)
+    labels = aligned_labels(batch, label_names, shift)
     if labels is None:
         raise ValueError(
             f"no labels under {tuple(label_names)} in a batch of {sorted(batch)}: name them (label_names)."
         )
     items = counted_items(batch, found, label_names, shift)
     features = torch.zeros(len(found), 0) if hook is None else hook.take(found, items)
-    if shifted:
-        labels = nn.functional.pad(labels, (0, 1), value=-100)
     return _of_batch(found, labels, items, features)
 
 
@@ -212,6 +209,7 @@ def accuracy_of(outputs: Outputs) -> Estimate:
         return Estimate(value, len(outputs), method="share of tokens")
     # A ratio of sums over samples, linearised: Cochran 1977, 6.3.
     residuals = outputs.items * (outputs.correct - value) / outputs.items.mean()
-    half = mean(residuals).high - mean(residuals).value
+    around = mean(residuals)
+    half = around.high - around.value
     low, high = max(value - half, 0.0), min(value + half, 1.0)
     return Estimate(value, len(outputs), low, high, "share of tokens, t interval over samples")

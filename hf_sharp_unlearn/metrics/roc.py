@@ -63,7 +63,7 @@ def tpr_at_fpr(members: np.ndarray, others: np.ndarray, fpr: float, seed: int = 
         _tpr(*(np.sort(group[draw.integers(len(group), size=len(group))]) for group in (members, others)), allowed)
         for _ in range(RESAMPLES)
     ]
-    low, high = wilson(value, len(members))
+    low, high = map(float, wilson(value, len(members)))
     low, high = min(low, float(np.quantile(drawn, 0.025))), max(high, float(np.quantile(drawn, 0.975)))
     method = f"bootstrap and Wilson interval, {len(members)} members, {len(others)} non-members"
     return Estimate(value, len(members), low, high, method)

@@ -37,7 +37,7 @@ def lira(
     if not member.any():
         return (target - out[0]) / out[1]
     inside = _gaussian(shadows, member, shared, "trained on it")
-    return _log_density(target, *inside) - _log_density(target, *out)
+    return log_density(target, *inside) - log_density(target, *out)
 
 
 def rmia(
@@ -80,5 +80,6 @@ def _gaussian(values: np.ndarray, chosen: np.ndarray, shared: bool | None, kind:
     return centre, np.maximum(spread, FLOOR)
 
 
-def _log_density(x: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
+def log_density(x: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Logarithm of a Gaussian's density, without the constant."""
     return -np.log(spread) - 0.5 * ((x - centre) / spread) ** 2

@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 from .estimate import Estimate, Z
 from .klom import checked_sets
 from .mia import CLIP
-from .shadow import FLOOR, SHARED
+from .shadow import FLOOR, SHARED, log_density
 
 
 def u_lira(target: np.ndarray, unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
@@ -28,7 +28,7 @@ def u_lira(target: np.ndarray, unlearned: np.ndarray, retrained: np.ndarray) -> 
     """
     sides = [np.clip(side, -CLIP, CLIP) for side in checked_sets(unlearned, retrained, least=2)]
     target = np.clip(checked_sets(target, retrained)[0], -CLIP, CLIP)
-    logs = [_log_density(target, side.mean(0), _spread(side)) for side in sides]
+    logs = [log_density(target, side.mean(0), _spread(side)) for side in sides]
     return logs[0] - logs[1]
 
 
@@ -60,7 +60,3 @@ def _spread(values: np.ndarray) -> np.ndarray:
     if len(values) < SHARED:
         variance = np.full_like(variance, variance.mean())
     return np.maximum(np.sqrt(variance), FLOOR)
-
-
-def _log_density(x: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    return -np.log(spread) - 0.5 * ((x - centre) / spread) ** 2
