@@ -19,4 +19,5 @@ setup(
         "hf_sharp_unlearn.kernels": "kernels/sharp_minmax/torch-ext/sharp_minmax",
         "hf_sharp_unlearn.benchmarks": "benchmarks",
     },
+    package_data={"hf_sharp_unlearn": ["templates/*.md"]},
 )

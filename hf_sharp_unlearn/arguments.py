@@ -54,6 +54,18 @@ class UnlearningArguments(TrainingArguments):
         metadata={"help": "Size of the fixed subsample of the retain set that `evaluate` reports on."},
     )
 
+    forget_selection: str | None = field(
+        default=None,
+        metadata={
+            "help": "How the forget set was chosen, for the model card, e.g. 'class 3' or 'a request for erasure'. It "
+            "is published: name no person."
+        },
+    )
+    retrain_seconds: float | None = field(
+        default=None,
+        metadata={"help": "Seconds that retraining without the forget set takes, for the model card."},
+    )
+
     def __post_init__(self):
         needs_metric = (
             self.load_best_model_at_end
@@ -73,6 +85,8 @@ class UnlearningArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}={value!r}: must be a whole number of samples >= 1.")
+        if self.retrain_seconds is not None and not 0 < self.retrain_seconds < float("inf"):
+            raise ValueError(f"retrain_seconds={self.retrain_seconds!r}: must be a number of seconds > 0.")
         if self.kernel_backend != "auto" and self.kernel_backend not in BACKENDS:
             raise ValueError(f"kernel_backend={self.kernel_backend!r}: must be 'auto' or one of {sorted(BACKENDS)}.")
         super().__post_init__()

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from torch import nn
@@ -55,6 +56,20 @@ def check_arguments(args: Any, train_dataset: Any, method: Method) -> None:
     for name in ("split_batches", "dispatch_batches"):
         if getattr(config, name, None):
             raise ValueError(f"accelerator_config.{name}=True cannot split two streams. Leave it at its default.")
+
+
+def check_forget_indices(indices: Any, forget_dataset: Any) -> list[int] | None:
+    """The rows as whole numbers, or None. Raises ValueError unless there is one for each sample of the forget set."""
+    if indices is None:
+        return None
+    rows = np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else list(indices))
+    count = 0 if forget_dataset is None else len(forget_dataset)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or len(np.unique(rows)) != count:
+        raise ValueError(
+            f"forget_indices has {rows.size} entries ({rows.dtype}), forget_dataset {count} samples: give the "
+            "row number of each sample in the training data once, or leave forget_indices out."
+        )
+    return rows.tolist()
 
 
 def check_hardware(args: TrainingArguments, accelerator: Any, model: nn.Module) -> None:

@@ -41,7 +41,14 @@ def split_forget(
                 f"forget_indices and retain_indices overlap in {len(both)} rows, e.g. {both[:5].tolist()}: a row is "
                 "either forgotten or retained. Remove them from one of the two."
             )
-    return select_rows(dataset, forget), select_rows(dataset, retain)
+    forgotten = select_rows(dataset, forget)
+    forgotten.unlearning_rows = forget.tolist()  # lost where the set is mapped: another set then, as far as we know
+    return forgotten, select_rows(dataset, retain)
+
+
+def rows_of(forget_dataset: Any) -> list[int] | None:
+    """The rows of the training data that `split_forget` made this forget set of; None if something else did."""
+    return getattr(forget_dataset, "unlearning_rows", None)
 
 
 def select_rows(dataset: Any, rows: np.ndarray) -> Any:

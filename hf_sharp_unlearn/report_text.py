@@ -21,34 +21,9 @@ CAPTIONS = {
 
 def to_markdown(report: "UnlearningReport", plots: list[str] | None = None) -> str:
     """Tables, one a metric, the reasons for what is absent, and the plots (file names beside the text)."""
-    models = [
-        m for m in ("unlearned", "retrained", "original") if any(m in values for values in report.metrics.values())
-    ]
-    lines = ["# Unlearning report", "", _summary(report), ""]
-    lines += [f"| metric | better | {' | '.join(models)} | n | how |", "|---|---|" + "---|" * (len(models) + 2)]
-    absent: dict[str, list[str]] = {}
-    for key, values in report.metrics.items():
-        shown = [value for value in values.values() if isinstance(value, Estimate)]
-        for value in values.values():
-            if isinstance(value, Absent) and key not in absent.setdefault(value.reason, []):
-                absent[value.reason].append(key)
-        if shown:
-            cells = [format_value(values[m]) if m in values else "" for m in models]
-            n = sorted({value.n for value in shown})
-            row = [key, BETTER[report.better[key]], *cells, " / ".join(map(str, n)), shown[0].method]
-            lines.append(f"| {' | '.join(row)} |")
-    lines += [
-        "",
-        "Brackets are 95 % intervals of the kind that the last column names (for the first model); an interval over or "
-        "for something leaves other sources of error out. n: samples or models behind a number, the smaller group "
-        "where two are compared.",
-        "",
-    ]
-    lines += _relearning(report, models)
-    if any(absent.values()):
-        lines += ["## Not measured", ""]
-        lines += [f"* {', '.join(keys)}: {reason}" for reason, keys in absent.items()]
-        lines.append("")
+    lines = ["# Unlearning report", "", _summary(report), "", *metric_table(report), ""]
+    lines += relearning_table(report) or ["Relearning attack: not made (pass `relearning=Relearning(...)`).", ""]
+    lines += not_measured(report)
     for plot in plots or []:
         lines += [f"![{CAPTIONS[plot]}]({plot})", "", CAPTIONS[plot], ""]
     lines += ["## What the numbers are", ""]
@@ -59,6 +34,44 @@ def to_markdown(report: "UnlearningReport", plots: list[str] | None = None) -> s
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in report.seconds.items())
     lines += ["", f"Seed {report.settings['seed']}; {versions}; seconds: {seconds}.", ""]
     return "\n".join(lines)
+
+
+def metric_table(report: "UnlearningReport") -> list[str]:
+    """Lines of a table: one row a metric that at least one model has, and how to read it."""
+    models = _models(report)
+    lines = [f"| metric | better | {' | '.join(models)} | n | how |", "|---|---|" + "---|" * (len(models) + 2)]
+    for key, values in report.metrics.items():
+        shown = [value for value in values.values() if isinstance(value, Estimate)]
+        if shown:
+            cells = [format_value(values[m]) if m in values else "" for m in models]
+            n = sorted({value.n for value in shown})
+            row = [key, BETTER[report.better[key]], *cells, " / ".join(map(str, n)), shown[0].method]
+            lines.append(f"| {' | '.join(row)} |")
+    return [
+        *lines,
+        "",
+        "Brackets are 95 % intervals of the kind that the last column names (for the first model); an interval over or "
+        "for something leaves other sources of error out. n: samples or models behind a number, the smaller group "
+        "where two are compared.",
+    ]
+
+
+def not_measured(report: "UnlearningReport", level: int = 2) -> list[str]:
+    """Lines that give the reason for each number that is absent; level: of the heading."""
+    absent: dict[str, list[str]] = {}
+    for key, values in report.metrics.items():
+        for value in values.values():
+            if isinstance(value, Absent) and key not in absent.setdefault(value.reason, []):
+                absent[value.reason].append(key)
+    if not absent:
+        return []
+    reasons = [f"* {', '.join(keys)}: {reason}" for reason, keys in absent.items()]
+    return [f"{'#' * level} Not measured", "", *reasons, ""]
+
+
+def _models(report: "UnlearningReport") -> list[str]:
+    order = ("unlearned", "retrained", "original")
+    return [model for model in order if any(model in values for values in report.metrics.values())]
 
 
 def format_value(value: "Value") -> str:
@@ -90,12 +103,13 @@ def _summary(report: "UnlearningReport") -> str:
     return " ".join(parts)
 
 
-def _relearning(report: "UnlearningReport", models: list[str]) -> list[str]:
+def relearning_table(report: "UnlearningReport", level: int = 2) -> list[str]:
+    """Lines on the relearning attack; none if there was none. level: of the heading."""
     if not report.relearning:
-        return ["Relearning attack: not made (pass `relearning=Relearning(...)`).", ""]
+        return []
     attack = report.settings["relearning"]
     lines = [
-        "## Relearning",
+        f"{'#' * level} Relearning",
         "",
         f"{attack['steps']} steps of AdamW, learning rate {attack['learning_rate']}, batches of "
         f"{attack['batch_size']}. Accuracy on forget samples before, after, and its mean along the way (area).",
@@ -104,7 +118,7 @@ def _relearning(report: "UnlearningReport", models: list[str]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for name in next(iter(report.relearning.values())):
-        for model in models:
+        for model in _models(report):
             if model in report.relearning:
                 curve = report.relearning[model][name]
                 ends = [format_value(curve.accuracy[i]) for i in (0, -1)]

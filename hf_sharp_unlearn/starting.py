@@ -36,6 +36,7 @@ class StartHooks:
     _packed: tuple[Partition | None, dict[str, Tensor] | None] = (None, None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.resumed = True
         if self.method.fraction is not None:  # checked before any weight is touched
             partition = Partition.load(resume_from_checkpoint)
             source = f"The partition in resume_from_checkpoint={resume_from_checkpoint!r}"

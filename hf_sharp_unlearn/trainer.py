@@ -8,10 +8,12 @@ Trainer keeps its loop, optimizers, schedulers, clipping, logging, callbacks, ch
     step         `get_batch_samples` stashes the window, `training_step` lets the method run over it (see `window`)
     update       a one-sweep optimizer step for methods with a partition, frozen weights (see `update`)
     evaluation   forget and retain sets are evaluated beside the user's own
+    sharing      the card, and pushes to the Hub (see `publishing`)
 """
 
 import contextlib
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ from .epochs import EpochHooks
 from .losses import counted_items, logits_of
 from .methods import Method, resolve_method
 from .metrics import accuracy, predicted_classes
+from .publishing import PublishHooks
 from .recovery import Attempt
 from .report import UnlearningReport, evaluate_unlearning
 from .rewind import Rewind
@@ -38,7 +41,7 @@ from .update import UpdateHooks
 from .window import Window
 
 
-class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Trainer):
+class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, PublishHooks, Trainer):
     """A `transformers.Trainer` that makes a trained model forget.
 
     Takes what `Trainer` takes, except `train_dataset`, and
@@ -49,6 +52,9 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Traine
     eval_dataset: one data set, reported as `eval_test_*`, or a dict of them, reported under its keys. `evaluate` always
         reports `eval_forget_*` and `eval_retain_*` (a fixed subsample of `args.eval_retain_samples`) too, each with
         its `_loss`, `_accuracy` (unless `compute_metrics` is given) and number of `_samples`.
+
+    forget_indices: rows of the forget set in the training data, for the commitment on the model card; what
+        `split_forget` made knows its own.
 
     Raises ValueError for input that cannot work before any work starts, FloatingPointError when a step meets a
     non-finite loss or norm (weights are then as before the step).
@@ -65,16 +71,21 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Traine
         method: Method | str,
         forget_dataset: Any = None,
         retain_dataset: Any = None,
+        forget_indices: Sequence[int] | None = None,
         **trainer_kwargs: Any,
     ):
         args = UnlearningArguments("tmp_trainer") if args is None else args
         self.method = resolve_method(method)
         self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
+        self.forget_indices = checks.check_forget_indices(forget_indices, forget_dataset)
+        self._card_options: dict[str, Any] = {}
         streams = {"retain": retain_dataset, "forget": forget_dataset}
         checks.check_arguments(args, train_dataset, self.method)
         checks.check_datasets(self.method, streams)
         if model is not None:
             checks.check_model(model, self.method)
+        self.args = args
+        self._check_push()
         self._data_seed = args.seed if args.data_seed is None else args.data_seed
         self._shadows: dict[int, Tensor] = {}
         self._window: list[dict] = []
@@ -243,6 +254,9 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Traine
             raise error
         if not done:
             raise RuntimeError("The report failed on the first process: see its error.")
+        if report is not None:
+            self.report = report
+            self._refresh_card()
         return report
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
