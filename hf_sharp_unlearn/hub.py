@@ -58,6 +58,8 @@ def _explained(error: Exception, repo: str, folder: str | None) -> str:
         )
     if status is not None:
         return f"{repo}: {endpoint} answered {status} ({said}).{kept}"
+    if not isinstance(cause, OSError) and not type(cause).__module__.startswith(("http", "hf_xet")):
+        return f"{repo}: the upload failed ({type(cause).__name__}: {said}).{kept}"
     return (
         f"{repo}: the connection to {endpoint} broke off ({type(cause).__name__}: {said}). Files that arrived are not "
         f"sent again.{kept}"

@@ -13,7 +13,7 @@ from transformers.trainer_utils import HubStrategy
 
 from .commitment import keep_commitment
 from .data import rows_of
-from .hub import explained, traces
+from .hub import PushError, explained, traces
 from .model_card import REPORT_FOLDER, card_of
 from .report import UnlearningReport
 from .shareable import shareable
@@ -133,7 +133,15 @@ class PublishHooks:
         with explained(self.args.hub_model_id or self.hub_name):
             super().init_hf_repo(*args, **kwargs)
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """As `Trainer.push_to_hub`: weights, processor, config, card and report; returns what that returns.
 
         Raises PushError with the remedy if the Hub refuses or the connection breaks: the model then is whole in the
@@ -141,10 +149,17 @@ class PublishHooks:
         the forget set (optimizer state, masks).
         """
         self._check_for_traces()
+        folder = self.args.output_dir
+        if self.hub_model_id is None:
+            try:
+                self.init_hf_repo(token=token, **({} if private is None else {"private": private}))
+            except PushError as error:
+                self.save_model(_internal_call=True)  # Trainer would save after this, and the model would be lost
+                raise PushError(f"{error} The model is whole in {folder}; push again when this is mended.") from error
         if "tags" in kwargs:  # Trainer appends to the caller's list
             kwargs["tags"] = [kwargs["tags"]] if isinstance(kwargs["tags"], str) else list(kwargs["tags"] or [])
-        with explained(self.args.hub_model_id or self.hub_name, self.args.output_dir):
-            return super().push_to_hub(*args, **kwargs)
+        with explained(self.args.hub_model_id or self.hub_name, folder):
+            return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:

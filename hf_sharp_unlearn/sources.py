@@ -1,14 +1,12 @@
 """Models and data sets that the command line names: folders, files and Hub ids.
 
 model    a folder that `save_pretrained` wrote (an adapter too), or a Hub id
-data     a `.parquet`, `.csv`, `.json` or `.jsonl` file, a folder that `Dataset.save_to_disk` wrote, an image folder,
-         or a Hub id; ":NAME" at the end names the split, where there are several
+data     see `tables`
 
 Images become `pixel_values` with the model's own image processor, text becomes token ids with its tokenizer; columns
 that are arrays already stay as they are.
 """
 
-import hashlib
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +14,13 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, DataCollatorForLanguageModeling
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from .images import ImagesInMemory, Levels, cached_images, picture_mode
+from .tables import first_line, read_table
 
 LABELS = ("labels", "label", "fine_label")
 IMAGES = ("image", "img", "pixel_values")
-FILES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 
 
 def load_model(name: str) -> torch.nn.Module:
@@ -32,7 +33,7 @@ def load_model(name: str) -> torch.nn.Module:
             return _adapted(name).eval()
         return model_class(AutoConfig.from_pretrained(name)).from_pretrained(name).eval()
     except (OSError, ValueError) as error:
-        raise ValueError(f"No model could be loaded from {name!r}: {_first_line(error)}") from error
+        raise ValueError(f"No model could be loaded from {name!r}: {first_line(error)}") from error
 
 
 def _adapted(name: str) -> torch.nn.Module:
@@ -69,15 +70,33 @@ def model_class(config: Any) -> type:
     raise ValueError(f"config names no model class (architectures), and {type(config).__name__} has no usual one.")
 
 
-def load_data(spec: str, model: str, *, label: str | None = None, text: str = "text", max_length: int = 512) -> Any:
-    """A data set with the columns that the model takes, and `labels`.
+def load_data(spec: str, model: str, **columns: Any) -> Any:
+    """A data set with the columns that the model takes, and `labels`: `prepare` of `read_table`."""
+    return prepare(read_table(spec), spec, model, **columns)
 
-    spec: see above. model: whose processor or tokenizer is used. label: column of the label; None: labels, label or
-    fine_label, and for a causal LM the tokens themselves. text: column with the text. max_length: in tokens.
 
-    Raises ValueError for a source or a column that does not exist.
+def prepare(
+    data: Any,
+    spec: str,
+    model: str,
+    *,
+    label: str | None = None,
+    text: str = "text",
+    max_length: int = 512,
+    images: str = "process",
+    augmentation: Any = None,
+    device: Any = "cpu",
+) -> Any:
+    """A table with the columns that the model takes, and `labels`; its rows stay in their order.
+
+    spec: what the table is called, for errors. model: whose processor or tokenizer is used. label: column of the
+    label; None: labels, label or fine_label, and for a causal LM the tokens themselves. text: column with the text.
+    max_length: in tokens. images: what becomes of pictures: "process" prepares them each time they are asked for,
+    "disk" once, into a cache, "memory" once, into a tensor on `device`, and "auto" takes memory up to 1 GiB, then disk.
+    augmentation: see `images.ImagesInMemory`; not with "process".
+
+    Raises ValueError for a column that does not exist.
     """
-    data = _read(spec)
     columns = data.column_names
     chosen = label or next((name for name in LABELS if name in columns), None)
     if label is not None and label not in columns:
@@ -86,7 +105,7 @@ def load_data(spec: str, model: str, *, label: str | None = None, text: str = "t
     if image is not None:
         if chosen is None:
             raise ValueError(f"{spec!r} has the columns {columns}: name the label's column (label).")
-        return _images(_numbered(data, chosen, model, spec), image, chosen, model)
+        return _images(_numbered(data, chosen, model, spec), image, chosen, model, images, augmentation, device)
     if "input_ids" not in columns and text in columns:
         if label is None and _is_causal(model):
             chosen = None  # it learns the text; a class beside it is nothing to it
@@ -99,7 +118,7 @@ def load_data(spec: str, model: str, *, label: str | None = None, text: str = "t
 
 
 def _is_causal(model: str) -> bool:
-    return model_class(_config_of(model)) in set(transformers.AutoModelForCausalLM._model_mapping.values())
+    return model_class(_config_of(model)).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 
 def _is_adapter(model: str) -> bool:
@@ -158,65 +177,25 @@ def collator_for(data: Any, model: str) -> Any:
     return transformers.DataCollatorWithPadding(tokenizer)
 
 
-def fingerprint(spec: str, data: Any) -> str:
-    """Changes when the data does: the hash of a file, or what `datasets` knows of anything else."""
-    if not os.path.isfile(spec):
-        return str(data._fingerprint)
-    with open(spec, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read(spec: str) -> Any:
-    import datasets
-
-    path, _, split = spec.rpartition(":")
-    if os.path.exists(spec) or not path:
-        path, split = spec, ""
-    ending = os.path.splitext(path)[1]
-    try:
-        if os.path.isfile(path) and ending in FILES:
-            found = datasets.load_dataset(FILES[ending], data_files=path, split="train")
-        elif os.path.isfile(path):
-            raise ValueError(f"files must end in one of {sorted(FILES)}")
-        elif any(os.path.isfile(os.path.join(path, name)) for name in ("dataset_info.json", "dataset_dict.json")):
-            found = datasets.load_from_disk(path)
-        elif _holds_images(path):
-            found = datasets.load_dataset("imagefolder", data_dir=path, drop_labels=False)
-        else:
-            found = datasets.load_dataset(path)
-    except Exception as error:
-        raise ValueError(f"No data set could be loaded from {spec!r}: {_first_line(error)}") from error
-    if not isinstance(found, datasets.DatasetDict):
-        if split:
-            raise ValueError(f"{spec!r}: {path} has no splits. Leave :{split} out.")
-        return found
-    if split and split not in found or not split and len(found) > 1:
-        raise ValueError(f"{spec!r}: name one of the splits {list(found)}, as {path}:NAME.")
-    return found[split or next(iter(found))]
-
-
-def _holds_images(path: str) -> bool:
-    """A folder of folders of images: one per class."""
-    if not os.path.isdir(path):
-        return False
-    endings = {
-        os.path.splitext(name)[1].lower()
-        for folder in os.scandir(path)
-        if folder.is_dir()
-        for name in os.listdir(folder.path)
-    }
-    return bool(endings & {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-
-
-def _images(data: Any, image: str, label: str, model: str) -> Any:
+def _images(data: Any, image: str, label: str, model: str, how: str, augmentation: Any, device: Any) -> Any:
     import datasets
 
     if not isinstance(data.features[image], datasets.Image):  # arrays: processed before they were saved
+        if augmentation is not None:
+            raise ValueError(f"augmentation: the column {image!r} holds arrays, not pictures. Leave it out.")
         kept = data.select_columns([image, label]).rename_columns({image: "pixel_values", label: "labels"})
         return kept.with_format("torch")
-    return data.select_columns([image, label]).with_transform(
-        Processed(AutoImageProcessor.from_pretrained(model), image, label)
-    )
+    data, processor = data.select_columns([image, label]), AutoImageProcessor.from_pretrained(model)
+    if how == "auto":
+        size = Levels(processor, image, label)(data[:1])["pixel_values"].size * len(data)
+        how = "memory" if size <= 2**30 else "disk"
+    if how == "memory":
+        return ImagesInMemory.from_dataset(data, processor, image, label, device, augmentation)
+    if how == "disk":
+        return cached_images(data, processor, image, label, augmentation)
+    if augmentation is not None:
+        raise ValueError("augmentation: pictures that are prepared each time cannot have it. Use images='auto'.")
+    return data.with_transform(Processed(processor, image, label))
 
 
 @dataclass(frozen=True)
@@ -228,7 +207,7 @@ class Processed:
     label: str
 
     def __call__(self, rows: dict[str, list]) -> dict[str, Any]:
-        pictures = [picture.convert("RGB") for picture in rows[self.image]]
+        pictures = [picture.convert(picture_mode(self.processor)) for picture in rows[self.image]]
         return {
             "pixel_values": self.processor(pictures, return_tensors="pt")["pixel_values"],
             "labels": rows[self.label],
@@ -246,6 +225,16 @@ def _texts(data: Any, text: str, label: str | None, model: str, max_length: int)
     return tokens if label is None else tokens.rename_column(label, "labels") if label != "labels" else tokens
 
 
+def processing_class_of(data: Any, model: str) -> Any:
+    """What is saved beside a model so that others can feed it: its tokenizer or image processor, or None."""
+    if "input_ids" in data.column_names:
+        return _tokenizer(model)
+    try:
+        return AutoImageProcessor.from_pretrained(_base_of(model) if _is_adapter(model) else model)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def _tokenizer(model: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
@@ -256,7 +245,3 @@ def _tokenizer(model: str) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

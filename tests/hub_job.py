@@ -10,6 +10,7 @@ import time
 import urllib.request
 import warnings
 
+import huggingface_hub
 import torch
 import transformers
 from parts import images, timm_resnet
@@ -157,8 +158,7 @@ def faults(folder):
             said = None
         except PushError as error:
             said = str(error)
-        local = transformers.AutoModelForImageClassification.from_pretrained(f"{folder}/{name}" if name != "401" and
-            name != "403" else _saved(run))  # fmt: skip
+        local = transformers.AutoModelForImageClassification.from_pretrained(f"{folder}/{name}")
         ask("/_faults", [])
         if name == "403":
             run.args.hub_model_id = "me/allowed"
@@ -185,11 +185,6 @@ def faults(folder):
     return found
 
 
-def _saved(run):
-    run.save_model()
-    return run.args.output_dir
-
-
 def replace(folder):
     """The command `push`: over the original, then without its history."""
     found = {}
@@ -199,7 +194,7 @@ def replace(folder):
     run.train()
     run.save_model()
     run.create_model_card()
-    ask("/api/models/me/model/tag/main", {"tag": "v1"})
+    huggingface_hub.HfApi().create_tag("me/model", tag="v1")
     push = ["push", f"{folder}/out", "--repo", "me/model"]
     first = ask("/_repo/me/model")
     old = first["commits"][first["refs"]["main"]]["files"]["model.safetensors"]

@@ -57,8 +57,6 @@ class Hub:
         return commit, repo["commits"][commit]["files"]
 
     def create(self, kind, key, private):
-        if key in self.repos:
-            raise Refused(409, "You already created this model repo")
         self.repos[key] = {"kind": kind, "private": private, "commits": {}, "refs": {}, "pushed": {}}
         self.commit(self.repos[key], "main", "initial commit", {}, None)
 
@@ -170,8 +168,11 @@ class Handler(BaseHTTPRequestHandler):
             name = f"{asked.get('organization') or USER}/{asked['name']}"
             self.may_write(name)
             prefix = "" if kind == "model" else f"{kind}s/"
+            made = {"url": f"{self.base()}/{prefix}{name}", "name": name, "id": name}
+            if prefix + name in hub.repos:
+                return self.answer(409, {"error": "You already created this model repo", **made})
             hub.create(kind, prefix + name, bool(asked.get("private") or asked.get("visibility") == "private"))
-            return self.answer(200, {"url": f"{self.base()}/{prefix}{name}", "name": name, "id": name})
+            return self.answer(200, made)
         if path.startswith("/_lfs/") and self.command == "PUT":
             if hub.store(body) != path.removeprefix("/_lfs/"):
                 raise Refused(400, "The content is not what was announced")

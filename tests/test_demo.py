@@ -121,7 +121,8 @@ def _all_digits():
 
 
 def test_exit_codes_and_errors_of_one_line(capsys, monkeypatch, tmp_path):
-    for arguments in ([], ["nonsense"], ["demo", "--seeds", "0"], ["demo", "--seeds", "x"]):
+    assert cli.main(["demo", "--seeds", "0"]) == 2
+    for arguments in ([], ["nonsense"], ["demo", "--seeds", "x"], ["demo", "--seed", "1"]):
         with pytest.raises(SystemExit) as raised:
             cli.main(arguments)
         assert raised.value.code == 2

@@ -1,70 +1,80 @@
 """`sharp-unlearn evaluate`: the report on an unlearned model."""
 
-import argparse
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..analysis import Relearning
 from ..report import evaluate_unlearning
 from ..sources import collator_for
-from .options import MODEL, command, data_group, data_of, model_of, refuse_finished, run_group
+from .options import DATA, MODEL, Columns, Run, option, required
+from .parsing import parse
 
 
-def add(commands: Any, shared: argparse.ArgumentParser) -> None:
-    parser = command(
-        commands,
-        shared,
+@dataclass
+class Models:
+    _argument_group_name = "models"
+
+    model: str = required(f"the unlearned model: {MODEL}")
+    reference: str | None = option("a model that was retrained without the forget set")
+    original: str | None = option("the model before unlearning")
+    shadow_models: list[str] = option("models that saw neither forget nor test samples: LiRA and RMIA", [])
+    unlearned_models: list[str] = option(
+        "models made like --model with other seeds: KLoM, U-LiRA, forgetting quality", []
+    )
+    retrained_models: list[str] = option("models made like --reference with other seeds: the same", [])
+
+
+@dataclass
+class Data:
+    _argument_group_name = "data"
+
+    forget: str = required(f"the forget set: {DATA}")
+    retain: str | None = option("the retain set, or a part of it")
+    test: str | None = option("samples that no model has seen")
+
+
+@dataclass
+class Measurements:
+    _argument_group_name = "measurements"
+
+    svc_samples: int = option("SVC attacks: most samples a side; 0: none", 5000)
+    relearn_steps: int = option("relearning attack: optimizer steps; 0: none", 0)
+    relearn_samples: int = option("forget samples it trains on", 16)
+    relearn_lr: float = option("its learning rate (AdamW)", 1e-4)
+    feature_layer: str | None = option("module whose output is the feature; default: the penultimate layer")
+
+    def relearning(self) -> Relearning | None:
+        steps = self.relearn_steps
+        return Relearning(self.relearn_samples, steps, max(1, steps // 10), self.relearn_lr) if steps else None
+
+
+def main(argv: Sequence[str]) -> None:
+    models, data, columns, measure, run = parse(
         "evaluate",
-        "measure how well a model has forgotten; write report.json, report.md and plots",
         "Run each split through each model once and write every metric that the inputs allow. What cannot be computed "
         "is said to be absent, with the reason.",
+        (Models, Data, Columns, Measurements, Run),
+        argv,
     )
-    models = parser.add_argument_group("models", MODEL)
-    models.add_argument("--model", required=True, help="the unlearned model")
-    models.add_argument("--reference", help="a model that was retrained without the forget set")
-    models.add_argument("--original", help="the model before unlearning")
-    for name, text in (
-        ("shadow", "saw neither forget nor test samples: LiRA and RMIA"),
-        ("unlearned", "made like --model with other seeds: KLoM, U-LiRA, forgetting quality"),
-        ("retrained", "made like --reference with other seeds: the same"),
-    ):
-        models.add_argument(f"--{name}-models", nargs="*", default=[], metavar="MODEL", help=f"models that {text}")
-    data = data_group(parser)
-    data.add_argument("--forget", required=True, help="the forget set")
-    data.add_argument("--retain", help="the retain set, or a part of it")
-    data.add_argument("--test", help="samples that no model has seen")
-    measure = parser.add_argument_group("measurements")
-    measure.add_argument("--svc-samples", type=int, default=5000, help="SVC attacks: most samples a side; 0: none")
-    measure.add_argument("--relearn-steps", type=int, default=0, help="relearning attack: optimizer steps; 0: none")
-    measure.add_argument("--relearn-samples", type=int, default=16, help="forget samples it trains on")
-    measure.add_argument("--relearn-lr", type=float, default=1e-4, help="its learning rate (AdamW)")
-    measure.add_argument("--feature-layer", help="module whose output is the feature; default: the penultimate layer")
-    run_group(parser, "unlearning_report")
-
-
-def run(options: argparse.Namespace) -> None:
-    refuse_finished(options, "report.json")
-    relearning = None
-    if options.relearn_steps:
-        steps = options.relearn_steps
-        relearning = Relearning(options.relearn_samples, steps, max(1, steps // 10), options.relearn_lr)
-    sets = {name: data_of(options, getattr(options, name)) for name in ("forget", "retain", "test")}
-    single = {name: model_of(options, getattr(options, name)) for name in ("model", "reference", "original")}
+    run.start("unlearning_report", "report.json")
+    sets = {name: columns.load(getattr(data, name), models.model) for name in ("forget", "retain", "test")}
     many = {
-        f"{name}_models": (model_of(options, path) for path in getattr(options, f"{name}_models"))
-        for name in ("shadow", "unlearned", "retrained")
+        name: (run.load_model(path) for path in getattr(models, name))
+        for name in ("shadow_models", "unlearned_models", "retrained_models")
     }
     report = evaluate_unlearning(
-        single.pop("model"),
+        run.load_model(models.model),
         **sets,
-        **single,
+        reference=run.load_model(models.reference),
+        original=run.load_model(models.original),
         **many,
-        relearning=relearning,
-        svc_samples=options.svc_samples,
-        batch_size=options.batch_size,
-        collator=collator_for(sets["forget"], options.model),
-        feature_layer=options.feature_layer,
-        seed=options.seed,
+        relearning=measure.relearning(),
+        svc_samples=measure.svc_samples,
+        batch_size=run.batch_size,
+        collator=collator_for(sets["forget"], models.model),
+        feature_layer=measure.feature_layer,
+        seed=run.seed,
     )
-    paths = report.save(options.output_dir)
+    paths = report.save(run.output_dir)
     print(report.to_markdown())
     print("written: " + ", ".join(paths))

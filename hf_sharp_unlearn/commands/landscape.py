@@ -1,61 +1,73 @@
 """`sharp-unlearn landscape`: the loss around checkpoints."""
 
-import argparse
 import json
 import os
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..analysis.landscape_comparison import compare_landscapes, draw_landscapes, landscape_numbers
 from ..sharpness import SAM
 from ..sources import collator_for
-from .options import MODEL, command, data_group, data_of, model_of, refuse_finished, run_group
+from .options import DATA, MODEL, Columns, Run, option, required
+from .parsing import parse
 
 
-def add(commands: Any, shared: argparse.ArgumentParser) -> None:
-    parser = command(
-        commands,
-        shared,
+@dataclass
+class Models:
+    _argument_group_name = "models"
+
+    models: list[str] = required(f"checkpoints to compare: each {MODEL}")
+    names: list[str] = option("how they are called in the figure; default: the folders' names", [])
+
+
+@dataclass
+class Data:
+    _argument_group_name = "data"
+
+    forget: str = required(f"the forget set: {DATA}")
+    test: str | None = option("samples that no model has seen")
+
+
+@dataclass
+class Grid:
+    _argument_group_name = "landscape"
+
+    points: int = option("grid points per dimension (odd)", 15)
+    reach: float = option("how far from the weights, in units of the filters", 1.0)
+    samples: int = option("samples of each set behind every loss", 512)
+    rho: float = option("radius of the SAM sharpness", 0.1)
+
+
+def main(argv: Sequence[str]) -> None:
+    models, data, columns, grid, run = parse(
         "landscape",
-        "draw the loss around one or more checkpoints, with sharpness and top Hessian eigenvalue",
         "Filter-normalised loss surfaces and slices (Li et al. 2018) of each model on each set, in one figure, and "
         "landscape.json with the numbers.",
+        (Models, Data, Columns, Grid, Run),
+        argv,
     )
-    models = parser.add_argument_group("models", MODEL)
-    models.add_argument("--models", nargs="+", required=True, metavar="MODEL", help="checkpoints to compare")
-    models.add_argument("--names", nargs="*", help="how they are called in the figure; default: the folders' names")
-    data = data_group(parser)
-    data.add_argument("--forget", required=True, help="the forget set")
-    data.add_argument("--test", help="samples that no model has seen")
-    grid = parser.add_argument_group("landscape")
-    grid.add_argument("--points", type=int, default=15, help="grid points per dimension (odd)")
-    grid.add_argument("--reach", type=float, default=1.0, help="how far from the weights, in units of the filters")
-    grid.add_argument("--samples", type=int, default=512, help="samples of each set behind every loss")
-    grid.add_argument("--rho", type=float, default=0.1, help="radius of the SAM sharpness")
-    run_group(parser, "landscape")
-
-
-def run(options: argparse.Namespace) -> None:
-    refuse_finished(options, "landscape.json")
-    names = options.names or [os.path.basename(os.path.normpath(path)) for path in options.models]
-    if len(names) != len(options.models) or len(set(names)) < len(names):
-        raise ValueError(f"--names {names}: give each of the {len(options.models)} models a name of its own.")
-    options.model = options.models[0]
-    sets = {name: data_of(options, getattr(options, name)) for name in ("forget", "test") if getattr(options, name)}
+    run.start("landscape", "landscape.json")
+    names = models.names or [os.path.basename(os.path.normpath(path)) for path in models.models]
+    if len(names) != len(models.models) or len(set(names)) < len(names):
+        raise ValueError(f"--names {names}: give each of the {len(models.models)} models a name of its own.")
+    sets = {
+        name: columns.load(getattr(data, name), models.models[0]) for name in ("forget", "test") if getattr(data, name)
+    }
     found = compare_landscapes(
-        {name: model_of(options, path) for name, path in zip(names, options.models, strict=True)},
+        {name: run.load_model(path) for name, path in zip(names, models.models, strict=True)},
         sets,
-        points=options.points,
-        reach=options.reach,
-        samples=options.samples,
-        sharpness=SAM(rho=options.rho),
-        batch_size=options.batch_size,
-        seed=options.seed,
-        collator=collator_for(next(iter(sets.values())), options.model),
+        points=grid.points,
+        reach=grid.reach,
+        samples=grid.samples,
+        sharpness=SAM(rho=grid.rho),
+        batch_size=run.batch_size,
+        seed=run.seed,
+        collator=collator_for(next(iter(sets.values())), models.models[0]),
     )
-    os.makedirs(options.output_dir, exist_ok=True)
-    with open(path := os.path.join(options.output_dir, "landscape.json"), "w") as file:
+    os.makedirs(run.output_dir, exist_ok=True)
+    with open(path := os.path.join(run.output_dir, "landscape.json"), "w") as file:
         json.dump(numbers := landscape_numbers(found), file, allow_nan=False)
-    paths = draw_landscapes(found, options.output_dir)
+    paths = draw_landscapes(found, run.output_dir)
     keys = ("centre", "rise", "variability", "slope", "sharpness", "top_eigenvalue", "eigenvector_residual")
     for name, splits in numbers.items():
         for split, values in splits.items():

@@ -1,7 +1,7 @@
-"""What the commands share: groups of options, and how models and data are named."""
+"""Options that several commands share, and what they stand for: data, models, the folder of the results."""
 
-import argparse
 import os
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,54 +14,62 @@ DATA = (
 )
 
 
-def command(
-    commands: Any, shared: argparse.ArgumentParser, name: str, short: str, long: str
-) -> argparse.ArgumentParser:
-    return commands.add_parser(
-        name,
-        parents=[shared],
-        help=short,
-        description=long,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def option(text: str, default: Any = None, **metadata: Any) -> Any:
+    """A field with its help text; lists are made anew for each instance."""
+    metadata = {"help": text.replace("%", "%%"), **metadata}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
-def data_group(parser: argparse.ArgumentParser) -> Any:
-    data = parser.add_argument_group("data", DATA)
-    data.add_argument("--label", help="column of the label; default: labels, label or fine_label")
-    data.add_argument("--text", default="text", help="column of the text")
-    data.add_argument("--max-length", type=int, default=512, help="of a text, in tokens")
-    return data
+def required(text: str, **metadata: Any) -> Any:
+    return field(metadata={"help": text.replace("%", "%%"), **metadata})
 
 
-def run_group(parser: argparse.ArgumentParser, folder: str) -> None:
-    run = parser.add_argument_group("run")
-    run.add_argument("--output-dir", default=folder, help="where the results are written")
-    run.add_argument("--overwrite", action="store_true", help="replace results that are there already")
-    run.add_argument("--batch-size", type=int, default=128, help="samples a batch")
-    run.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, ...")
+@dataclass
+class Columns:
+    """Which columns of the data are what."""
+
+    _argument_group_name = "columns"
+
+    label: str | None = option("column of the label; default: labels, label or fine_label")
+    text: str = option("column of the text", "text")
+    max_length: int = option("of a text, in tokens", 512)
+
+    def as_arguments(self) -> dict[str, Any]:
+        return {"label": self.label, "text": self.text, "max_length": self.max_length}
+
+    def load(self, spec: str | None, model: str) -> Any:
+        return None if spec is None else load_data(spec, model, **self.as_arguments())
 
 
-def columns_of(options: argparse.Namespace) -> dict[str, Any]:
-    return {"label": options.label, "text": options.text, "max_length": options.max_length}
+@dataclass
+class Run:
+    """Where the results go, and on what they are computed."""
+
+    _argument_group_name = "run"
+
+    output_dir: str | None = option("where the results are written; default: a folder named after the command")
+    overwrite: bool = option("replace results that are there already", False)
+    batch_size: int = option("samples a batch", 128)
+    seed: int = option("of everything that is drawn", 0)
+    device: str = option("auto, cpu, cuda, mps, ...", "auto")
+
+    def on_device(self) -> torch.device:
+        if self.device != "auto":
+            return torch.device(self.device)
+        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+
+    def load_model(self, name: str | None) -> Any:
+        return None if name is None else load_model(name).to(self.on_device())
+
+    def start(self, folder: str, last: str) -> None:
+        """Name the folder, and refuse to repeat what has been done. last: the file that a finished command leaves."""
+        self.output_dir = self.output_dir or folder
+        refuse_finished(self.output_dir, last, self.overwrite)
 
 
-def data_of(options: argparse.Namespace, spec: str | None) -> Any:
-    return None if spec is None else load_data(spec, options.model, **columns_of(options))
-
-
-def model_of(options: argparse.Namespace, name: str | None) -> Any:
-    return None if name is None else load_model(name).to(device_of(options))
-
-
-def device_of(options: argparse.Namespace) -> torch.device:
-    if options.device != "auto":
-        return torch.device(options.device)
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-
-
-def refuse_finished(options: argparse.Namespace, name: str) -> None:
-    path = os.path.join(options.output_dir, name)
-    if os.path.exists(path) and not options.overwrite:
+def refuse_finished(folder: str, last: str, overwrite: bool) -> None:
+    path = os.path.join(folder, last)
+    if os.path.exists(path) and not overwrite:
         raise ValueError(f"{path} is there already: pass --overwrite to replace it, or another --output-dir.")

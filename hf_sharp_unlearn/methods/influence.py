@@ -37,7 +37,8 @@ class Influence(Method):
 
     scale: factor of the step, > 0; 1 is the Newton step.
     damping: added to the curvature, > 0, in units of loss per squared weight. Smaller moves farther along flat
-    directions. samples: number of retain samples that the curvature is measured on, >= 1; all if there are fewer.
+        directions.
+    samples: number of retain samples that the curvature is measured on, >= 1; all if there are fewer.
     iterations: at most so many products with the curvature, >= 1.
     tolerance: the solution's relative residual at which they stop, in [0, 1).
     sharpness: None, SAM(...) or ASAM(...).

@@ -1,0 +1,30 @@
+"""`sharp-unlearn demo`: see `demo`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .options import option
+from .parsing import UsageError, parse
+
+
+@dataclass
+class Demo:
+    _argument_group_name = "demo"
+
+    seeds: int = option("number of runs, seeds 0, 1, ...; more print a spread", 1)
+    output_dir: str = option("where table, plots, report and models are written", "demo_output")
+
+
+def main(argv: Sequence[str]) -> None:
+    (options,) = parse(
+        "demo",
+        "Train a timm ResNet on scikit-learn's digits, 5 %% of them with a wrong label, retrain it without them, "
+        "unlearn them with three methods, print one table and write a report on Sharp MinMax.",
+        (Demo,),
+        argv,
+    )
+    if options.seeds < 1:
+        raise UsageError(f"--seeds {options.seeds}: must be a whole number >= 1.")
+    from .. import demo  # timm is needed by this command only
+
+    demo.run_demo(seeds=options.seeds, output_dir=options.output_dir)

@@ -1,0 +1,93 @@
+"""`sharp-unlearn push`: upload a model, and look after what the repository keeps of the old one."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..hub import CHECKPOINTS, erase, push_folder, remains, traces
+from .options import option
+from .parsing import UsageError, parse
+
+EXPLANATION = """\
+A repository keeps its history: whoever asks for an older revision still gets the model that remembers. Pushing over it
+is not enough. --replace --delete-history squashes the main branch to one commit and deletes the large files that it no
+longer has. There is no way back, and it does not reach other branches and tags (delete those on the Hub), copies,
+forks, mirrors, caches, and downloads that were made before."""
+
+
+@dataclass
+class Push:
+    _argument_group_name = "push"
+
+    folder: str = option("the output folder of an unlearning run (also as first argument)", "")
+    repo: str = option("where to: OWNER/NAME on the Hub; made where there is none", "")
+    private: bool = option("make a new repository private", False)
+    message: str = option("of the commit", "Upload unlearned model")
+    revision: str | None = option("branch to push to; default: main")
+
+
+@dataclass
+class History:
+    _argument_group_name = "old weights"
+
+    replace: bool = option("this repository holds the model before unlearning: explain what it keeps of it", False)
+    delete_history: bool = option(
+        "with --replace: squash the history and delete the old large files. There is no way back", False
+    )
+
+
+@dataclass
+class State:
+    _argument_group_name = "training state"
+
+    include_training_state: bool = option(
+        "also upload checkpoints, optimizer state and masks, which are computed from the forget set", False
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    argv = list(argv)
+    if argv and not argv[0].startswith("-"):
+        argv = ["--folder", *argv]
+    push, history, state = parse(
+        "push",
+        f"Upload the weights, processor, config, card and report of a finished run. {EXPLANATION}",
+        (Push, History, State),
+        argv,
+    )
+    if not push.folder or not push.repo:
+        raise UsageError("Name the folder and the repository: sharp-unlearn push FOLDER --repo OWNER/NAME.")
+    if history.delete_history and not history.replace:
+        raise UsageError("--delete-history without --replace: it is the repository's old model that is deleted.")
+    if history.replace and push.revision not in (None, "main"):
+        raise UsageError(f"--replace --revision {push.revision}: history is squashed on the main branch only.")
+    if history.replace and not history.delete_history:
+        print(EXPLANATION)
+        print(remains(push.repo).describe(push.repo))
+        raise ValueError("Nothing was pushed. Add --delete-history to replace the old model for good.")
+    if state.include_training_state and os.path.isdir(push.folder):
+        names = sorted({name for name in os.listdir(push.folder) if name.startswith(CHECKPOINTS.rstrip("*"))})
+        warnings.warn(
+            f"--include-training-state: {[*traces(push.folder), *names]} are computed from the forget set and will be "
+            "on the Hub.",
+            stacklevel=2,
+        )
+    address = push_folder(
+        push.folder,
+        push.repo,
+        message=push.message,
+        private=push.private or None,
+        revision=push.revision,
+        training_state=state.include_training_state,
+    )
+    print(f"pushed: {address}")
+    if history.delete_history:
+        erase(push.repo)
+    left = remains(push.repo)
+    if (left.files or left.refs) and not history.delete_history:
+        print(f"{left.describe(push.repo)}\nIf these are the model before unlearning, see --replace.")
+    elif left and history.delete_history:
+        print(f"{left.describe(push.repo)}\nDelete other branches and tags on the Hub.")
+    elif history.delete_history:
+        print("The history is gone. Copies that others made before are not.")
