@@ -2,7 +2,10 @@
 
 from .analysis import Relearning, forget_sets_by_score
 from .arguments import UnlearningArguments
+from .commitment import check_commitment, forget_commitment
 from .data import split_forget
+from .hub import PushError
+from .images import CropFlip, ImagesInMemory
 from .methods import (
     METHODS,
     FineTune,
@@ -24,14 +27,17 @@ from .trainer import UnlearningTrainer
 
 __all__ = [
     "ASAM",
+    "CropFlip",
     "FineTune",
     "GradientAscent",
+    "ImagesInMemory",
     "Influence",
     "L1Sparse",
     "METHODS",
     "Method",
     "NegGradPlus",
     "Partition",
+    "PushError",
     "RandomLabel",
     "Relearning",
     "SAM",
@@ -41,7 +47,9 @@ __all__ = [
     "UnlearningArguments",
     "UnlearningReport",
     "UnlearningTrainer",
+    "check_commitment",
     "evaluate_unlearning",
+    "forget_commitment",
     "forget_sets_by_score",
     "split_forget",
     "tug_of_war",

@@ -14,6 +14,7 @@ from transformers.training_args import OptimizerNames, ParallelMode
 
 from .arguments import UnlearningArguments
 from .classes import check_classes
+from .images import ImagesInMemory
 from .methods import Method
 from .rng import isolated_rng
 
@@ -70,6 +71,18 @@ def check_forget_indices(indices: Any, forget_dataset: Any) -> list[int] | None:
             "row number of each sample in the training data once, or leave forget_indices out."
         )
     return rows.tolist()
+
+
+def check_loaders(args: TrainingArguments, datasets: Mapping[str, Any]) -> None:
+    """Images that lie on an accelerator are loaded by this process, and are not pinned."""
+    for name, data in datasets.items():
+        if isinstance(data, ImagesInMemory) and data.device.type != "cpu":
+            if args.dataloader_num_workers:
+                raise ValueError(
+                    f"dataloader_num_workers={args.dataloader_num_workers}: the images of {name}_dataset lie on "
+                    f"{data.device}, which other processes cannot use. Pass 0: there is nothing for them to do."
+                )
+            args.dataloader_pin_memory = False
 
 
 def check_hardware(args: TrainingArguments, accelerator: Any, model: nn.Module) -> None:
@@ -138,6 +151,8 @@ def _rows_of(stream: str, dataset: Any) -> tuple[Any, list[int]]:
             problem = f"is out of range at {wrong[:5]}" if wrong else "names rows twice"
             raise ValueError(f"{stream}_dataset, a Subset of {size} rows, {problem}. Use split_forget(train, indices).")
         return id(base), rows
+    if isinstance(dataset, ImagesInMemory):
+        return dataset.pixels.data_ptr(), dataset.rows.tolist()
     if hasattr(dataset, "_indices") and hasattr(dataset, "data"):  # a datasets.Dataset, perhaps after select
         chunks = dataset.data.table.column(0).chunks if dataset.column_names else []
         if len(chunks) == 1 and chunks[0].buffers()[-1] is not None:

@@ -9,6 +9,7 @@ from torch.utils.data import Subset
 from transformers.models.auto import modeling_auto
 
 from .buffers import evaluating
+from .images import ImagesInMemory
 from .losses import counted_items, logits_of
 from .rng import isolated_rng
 
@@ -86,6 +87,8 @@ def _label_rows(dataset: Any, column: str) -> list | None:
     if isinstance(dataset, Subset):
         rows = _label_rows(dataset.dataset, column)
         return None if rows is None else [rows[i] for i in dataset.indices]
+    if isinstance(dataset, ImagesInMemory):
+        return dataset.labels[dataset.rows.to(dataset.device)].tolist()
     if hasattr(dataset, "column_names") and column in dataset.column_names:
         if dataset.format["type"] == "custom":  # the user's transform decides what a label is
             return None

@@ -52,8 +52,9 @@ def rows_of(forget_dataset: Any) -> list[int] | None:
 
 
 def select_rows(dataset: Any, rows: np.ndarray) -> Any:
-    """Some rows of a map-style data set: a `datasets.Dataset` gives one, anything else a `torch.utils.data.Subset`."""
-    if hasattr(dataset, "select") and hasattr(dataset, "column_names"):
+    """Some rows of a map-style data set: a `datasets.Dataset` or `ImagesInMemory` gives one of its kind, anything else
+    a `torch.utils.data.Subset`."""
+    if hasattr(dataset, "select") and (hasattr(dataset, "column_names") or hasattr(dataset, "fetch")):
         return dataset.select(rows)
     return Subset(dataset, np.asarray(rows).tolist())
 

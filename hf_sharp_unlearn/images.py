@@ -69,8 +69,6 @@ class ImagesInMemory(Dataset):
     augmentation. Raises ValueError for shapes and types that do not fit.
     """
 
-    column_names = ["pixel_values", "labels"]
-
     def __init__(
         self,
         pixels: Tensor,

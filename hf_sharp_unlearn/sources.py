@@ -41,6 +41,8 @@ def _adapted(name: str) -> torch.nn.Module:
     import peft
 
     config = peft.PeftConfig.from_pretrained(name)
+    if not config.base_model_name_or_path:
+        raise ValueError("its adapter_config.json names no base model (base_model_name_or_path)")
     classes = {"CAUSAL_LM": peft.AutoPeftModelForCausalLM, "SEQ_CLS": peft.AutoPeftModelForSequenceClassification}
     if config.task_type in classes:
         return classes[config.task_type].from_pretrained(name, is_trainable=True)
@@ -167,7 +169,7 @@ def _numbered(data: Any, label: str, model: str, spec: str) -> Any:
 
 def collator_for(data: Any, model: str) -> Any:
     """What makes a batch of such samples: padding for texts, transformers' default otherwise."""
-    if "input_ids" not in data.column_names:
+    if "input_ids" not in getattr(data, "column_names", ()):
         return transformers.default_data_collator
     tokenizer = _tokenizer(model)
     if "labels" not in data.column_names:
@@ -227,8 +229,10 @@ def _texts(data: Any, text: str, label: str | None, model: str, max_length: int)
 
 def processing_class_of(data: Any, model: str) -> Any:
     """What is saved beside a model so that others can feed it: its tokenizer or image processor, or None."""
-    if "input_ids" in data.column_names:
+    if "input_ids" in getattr(data, "column_names", ()):
         return _tokenizer(model)
+    if _config_of(model).model_type == "timm_wrapper":
+        return None  # its processor is read from its config
     try:
         return AutoImageProcessor.from_pretrained(_base_of(model) if _is_adapter(model) else model)
     except (OSError, ValueError, KeyError):

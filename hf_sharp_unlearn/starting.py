@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from . import checks
@@ -33,6 +34,7 @@ class StartHooks:
 
     partition: Partition | None = None
     teacher: Teacher | None = None
+    _not_loaded: list[str] = []
     _packed: tuple[Partition | None, dict[str, Tensor] | None] = (None, None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -49,6 +51,37 @@ class StartHooks:
                 teacher.check(resume_from_checkpoint)
                 self.teacher = teacher
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._complete_weights(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._complete_weights(self.state.best_model_checkpoint)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        self._not_loaded = list(load_result.missing_keys)
+
+    def _complete_weights(self, folder: str) -> None:
+        """Load what Trainer could not: it reads a checkpoint under the names that the weights have today, and
+        `save_pretrained` has written those of models (ViT, Swin, ...) whose weights were renamed under their old ones.
+
+        Raises ValueError if weights are missing: going on would mix them with those of another model.
+        """
+        missing, self._not_loaded = self._not_loaded, []
+        weights = dict(self.model.state_dict(keep_vars=True))
+        loaded = {weights[name].data_ptr() for name in weights.keys() - set(missing)}  # tied ones are saved once
+        missing = [name for name in missing if name in weights and weights[name].data_ptr() not in loaded]
+        if not missing:
+            return
+        if isinstance(self.model, PreTrainedModel):
+            saved, found = type(self.model).from_pretrained(folder, dtype=self.model.dtype, output_loading_info=True)
+            missing = sorted(found["missing_keys"])
+            if not missing:
+                self.model.load_state_dict(saved.state_dict())
+                return
+        raise ValueError(
+            f"The checkpoint {folder!r} does not hold {len(missing)} weights of the model, e.g. {missing[0]!r}: it was "
+            "made with another model."
+        )
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         self._loss_sums, self._cosines = {}, []

@@ -82,6 +82,7 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Publis
         streams = {"retain": retain_dataset, "forget": forget_dataset}
         checks.check_arguments(args, train_dataset, self.method)
         checks.check_datasets(self.method, streams)
+        checks.check_loaders(args, streams)
         if model is not None:
             checks.check_model(model, self.method)
         self.args = args

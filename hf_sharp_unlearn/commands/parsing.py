@@ -20,8 +20,13 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help or "" if action.default in (None, []) else super()._get_help_string(action)
 
 
-def parse(command: str, description: str, dataclasses: Sequence[type], argv: Sequence[str]) -> tuple:
-    """One instance of each dataclass. Exits with 2 and a line on stderr for options that do not exist or fit."""
+def parse(
+    command: str, description: str, dataclasses: Sequence[type], argv: Sequence[str], defaults: Sequence[str] = ()
+) -> tuple:
+    """One instance of each dataclass. defaults: flags that hold where neither file nor command line says otherwise.
+
+    Exits with 2 and a line on stderr for options that do not exist or fit.
+    """
     parser = HfArgumentParser(
         list(dataclasses),
         prog=f"sharp-unlearn {command}",
@@ -30,10 +35,12 @@ def parse(command: str, description: str, dataclasses: Sequence[type], argv: Seq
         formatter_class=Help,
         allow_abbrev=False,
     )
-    return tuple(parsed(parser, argv, *dataclasses))
+    return tuple(parsed(parser, argv, *dataclasses, defaults=defaults))
 
 
-def parsed(parser: argparse.ArgumentParser, argv: Sequence[str], *dataclasses: type) -> list:
+def parsed(
+    parser: argparse.ArgumentParser, argv: Sequence[str], *dataclasses: type, defaults: Sequence[str] = ()
+) -> list:
     """As `parser` says, `--config` and `--debug` included; [instances] or, without dataclasses, [namespace]."""
     if dataclasses:
         regroup(parser)
@@ -41,7 +48,7 @@ def parsed(parser: argparse.ArgumentParser, argv: Sequence[str], *dataclasses: t
     common.add_argument("--config", metavar="FILE.yaml", help="options by name; flags win over it")
     if "--debug" not in parser._option_string_actions:  # of TrainingArguments, which takes a value
         common.add_argument("--debug", action="store_true", help="print the traceback of an error")
-    found = parser.parse_args(with_config(parser, list(argv)))
+    found = parser.parse_args([*defaults, *with_config(parser, list(argv))])
     if not dataclasses:
         return [found]
     return [cls(**{name: getattr(found, name) for name in _fields(cls)}) for cls in dataclasses]

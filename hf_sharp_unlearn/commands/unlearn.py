@@ -76,7 +76,8 @@ def main(argv: Sequence[str]) -> None:
         "checkpoint (one an epoch, --save_strategy). Runs under accelerate launch -m hf_sharp_unlearn and torchrun -m "
         "hf_sharp_unlearn too.",
         (Model, Data, Columns, MethodOptions, UnlearningArguments, Results, Measurements),
-        [*DEFAULTS, *argv],
+        argv,
+        DEFAULTS,
     )
     refuse_finished(args.output_dir, DONE, results.overwrite)
     chosen = method.build()

@@ -1,0 +1,127 @@
+"""Pushes to a Hub on loopback and back. What a client does runs in a process of its own: see hub_job.py."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from huggingface_hub import ModelCard
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+pytestmark = pytest.mark.xdist_group("hub")
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    root = tmp_path_factory.mktemp("hub")
+    command = [sys.executable, os.path.join(FOLDER, "hub_server.py"), str(root / "blobs")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        address = server.stdout.readline().strip()
+        yield client(address, root), address
+        server.kill()
+
+
+def client(address, root):
+    """The surroundings of a process whose Hub is the one at `address`."""
+    paths = {"HF_ENDPOINT": address, "HF_HOME": str(root / "home"), "PYTHONPATH": FOLDER}
+    settings = {"HF_TOKEN": "hf_dummy", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **paths, **settings}
+
+
+def job(hub, name, folder):
+    command = [sys.executable, os.path.join(FOLDER, "hub_job.py"), name, str(folder)]
+    done = subprocess.run(command, env=hub[0], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_what_is_pushed_reads_back_bitwise_equal(hub, tmp_path):
+    found = job(hub, "round_trip", tmp_path)
+    assert found["timm"] and found["resnet"] and found["lora"]
+    assert found["through timm"], "the same repository loads with timm alone"
+    assert found["processor"] == "TimmWrapperImageProcessor" and found["size"] == 8
+    assert found["private"] is True
+    assert found["tags"][:2] == [["mine"], ["timm"]], "neither the caller's list nor the model class's got other tags"
+    metadata = {name: ModelCard.load(tmp_path / name / "README.md").data for name in ("timm", "second", "lora")}
+    assert metadata["timm"].base_model is None and metadata["timm"].license == "mit"
+    assert metadata["timm"].datasets == ["me/digits"] and metadata["timm"].language == "en"
+    assert {"mine", "timm", "sharp-minmax", "machine-unlearning"} <= set(metadata["timm"].tags)
+    results = {(r.metric_type, r.dataset_split): r.metric_value for r in metadata["timm"].eval_results}
+    assert set(results) == {("accuracy", split) for split in ("forget", "retain", "test")} | {
+        ("tug_of_war", None), ("mia_loss", None)}  # fmt: skip
+    assert metadata["second"].base_model == "me/timm-model", "it was loaded from there"
+    assert metadata["lora"].base_model == "me/base" and metadata["lora"].library_name == "peft"
+
+
+def test_every_strategy_pushes_the_model_its_card_and_nothing_else_unasked(hub, tmp_path):
+    found = job(hub, "strategies", tmp_path)
+    shared = {"README.md", "config.json", "model.safetensors", "training_args.bin"}
+    assert found["end"]["trained"] == [] and set(found["every_save"]["trained"]) == shared
+    for strategy in ("end", "every_save"):
+        assert set(found[strategy]["saved"]) == shared and not found[strategy]["warned"]
+    for strategy, folders in (
+        ("checkpoint", {"last-checkpoint"}),
+        ("all_checkpoints", {"checkpoint-1", "checkpoint-2"}),
+    ):
+        files = found[strategy]["trained"]
+        assert shared <= set(files) and {name.split("/")[0] for name in files if "/" in name} == folders
+        assert any(name.endswith("optimizer.pt") for name in files), "that is what was asked for"
+        assert found[strategy]["warned"] and "forget set" in found[strategy]["warned"][0]
+    for strategy in found.values():
+        arguments = strategy["arguments"]
+        assert arguments["leaks"] == [] and arguments["class"] == "UnlearningArguments" and arguments["steps"] == 2
+        assert os.sep not in arguments["output_dir"] and arguments["own"], "the run keeps its own"
+
+
+def test_faults_say_what_to_do_keep_the_model_and_a_second_try_completes(hub, tmp_path):
+    found = job(hub, "faults", tmp_path)
+    for name, words in (
+        ("401", "does not accept the token"),
+        ("403", "may not write there"),
+        ("409", "changed at the same time"),
+        ("503", "answered 503"),
+        ("cut", "the connection to"),
+    ):
+        assert words in found[name]["said"] and "The model is whole in" in found[name]["said"], name
+        assert found[name]["local"] and found[name]["second"], name
+    assert "does not accept the token" in found["early"], "before any training"
+    assert found["background"] == 2 and "optimizer.pt" in found["traces"]
+
+
+def test_push_replaces_the_history_only_when_told_to(hub, tmp_path):
+    found = job(hub, "replace", tmp_path)
+    assert found["plain"] == 0 and found["still there"], "a push over the original keeps it in the history"
+    assert set(found["files"]) == {"README.md", "config.json", "model.safetensors", "training_args.bin"}
+    assert found["explained"] == 1 and found["untouched"], "--replace alone explains and does nothing"
+    assert found["interrupted"] == 1 and found["done"] == 0 and found["gone"] and found["equal"]
+    assert len(found["main"]) == 1
+    assert found["with state"] == 0 and found["warned"] and "checkpoint-2/optimizer.pt" in found["state files"]
+    assert found["nothing"] == 1
+
+
+@pytest.mark.skipif(not os.environ.get("HUB_TEST_TOKEN"), reason="HUB_TEST_TOKEN is not set: the real Hub is not used")
+def test_the_real_hub(tmp_path):
+    """Makes a private repository, reads the model back and deletes the repository."""
+    code = (
+        "import sys, uuid\n"
+        "from huggingface_hub import HfApi\n"
+        "from transformers import AutoModelForImageClassification\n"
+        "from hub_job import equal, trainer\n"
+        "api = HfApi()\n"
+        "repo = f'{api.whoami()[\"name\"]}/hf-sharp-unlearn-test-{uuid.uuid4().hex[:8]}'\n"
+        "run = trainer(sys.argv[1], hub_model_id=repo, hub_private_repo=True)\n"
+        "run.train()\n"
+        "try:\n"
+        "    run.push_to_hub()\n"
+        "    assert equal(run.model, AutoModelForImageClassification.from_pretrained(repo))\n"
+        "finally:\n"
+        "    api.delete_repo(repo)\n"
+    )
+    environment = {
+        **os.environ, "HF_TOKEN": os.environ["HUB_TEST_TOKEN"], "HF_HUB_OFFLINE": "0", "PYTHONPATH": FOLDER,
+        "HF_ENDPOINT": os.environ.get("HF_ENDPOINT", "https://huggingface.co"), "HF_HOME": str(tmp_path / "home"),
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], env=environment, capture_output=True,
+                          text=True, timeout=600)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
