@@ -167,3 +167,11 @@ def test_the_seed_decides_what_is_drawn(monkeypatch):
     one, again, other = (wasserstein(x, y, seed=seed) for seed in (0, 0, 1))
     assert one == again and one.value != other.value
     assert variance_entanglement(x, y, seed=0) == variance_entanglement(x, y, seed=0)
+
+
+def test_the_released_scale_keeps_ends_that_are_not_known():
+    """The mean over a single class has no interval."""
+    raw = module.Estimate(650.0, 5)
+    found = module.released_scale(raw)
+    assert found.value == 0.5 and found.low is None and found.high is None
+    assert module.released_scale(module.Estimate(2600.0, 5, 130.0, 1e9)).high == 1

@@ -82,7 +82,7 @@ class _Methods:
         for name in given:
             if name not in own:
                 owners = [m for m, c in METHODS.items() if name in {f.name for f in _own_fields(c)}]
-                raise ValueError(
+                raise UsageError(
                     f"--{name} {given[name]}: {self.method} has no such setting; {', '.join(owners)} have."
                 )
         sharpness = self._sharpness(next(f.default for f in _own_fields(cls) if f.name == "sharpness"))
@@ -94,7 +94,7 @@ class _Methods:
         kind = type(default) if self.sharpness is None else SHARPNESS.get(self.sharpness)
         if kind not in (SAM, ASAM):
             if given:
-                raise ValueError(
+                raise UsageError(
                     f"--{names[0]} {given[names[0]]}: there is no sharpness. Pass --sharpness sam or asam."
                 )
             return None

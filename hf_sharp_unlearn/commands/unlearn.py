@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from ..arguments import UnlearningArguments
 from ..data import split_forget
@@ -170,10 +170,10 @@ def _checkpoint(args: UnlearningArguments, overwrite: bool, options: list[dict])
     folder = args.output_dir
     if args.resume_from_checkpoint:
         return args.resume_from_checkpoint
-    found = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+    found = _last_complete(folder)
     path = os.path.join(folder, OPTIONS)
-    if found and overwrite:
-        if args.process_index == 0:
+    if overwrite:
+        if args.process_index == 0 and os.path.isdir(folder):
             for name in os.listdir(folder):
                 if name.startswith("checkpoint-"):
                     shutil.rmtree(os.path.join(folder, name))
@@ -194,6 +194,19 @@ def _checkpoint(args: UnlearningArguments, overwrite: bool, options: list[dict])
         with open(path, "w", encoding="utf-8") as file:
             json.dump(options, file)
     return found
+
+
+def _last_complete(folder: str) -> str | None:
+    """The last checkpoint that was written to its end: a run may have been killed while it wrote one."""
+    names = [name for name in os.listdir(folder) if name.startswith("checkpoint-")] if os.path.isdir(folder) else []
+    for name in sorted(names, key=lambda name: -int(name.rpartition("-")[2])):
+        try:
+            with open(os.path.join(folder, name, TRAINER_STATE_NAME), encoding="utf-8") as file:
+                json.load(file)  # it is written last
+            return os.path.join(folder, name)
+        except (OSError, ValueError):
+            continue
+    return None
 
 
 def _report(trainer: UnlearningTrainer, model: Model, measure: Measurements) -> None:

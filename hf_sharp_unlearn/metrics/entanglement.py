@@ -59,8 +59,10 @@ def variance_entanglement(
 
 def released_scale(raw: Estimate) -> Estimate:
     """E_Var as the released code scales it: over 1300, at most 1."""
-    ends = [min(end / RELEASED_SCALE, 1.0) for end in (raw.value, raw.low, raw.high)]
-    return Estimate(ends[0], raw.n, ends[1], ends[2], raw.method)
+    value, low, high = (
+        None if end is None else min(end / RELEASED_SCALE, 1.0) for end in (raw.value, raw.low, raw.high)
+    )
+    return Estimate(value, raw.n, low, high, raw.method)
 
 
 def wasserstein(
