@@ -13,7 +13,7 @@ Trainer keeps its loop, optimizers, schedulers, clipping, logging, callbacks, ch
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,7 +49,8 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Publis
     method: a `Method`, e.g. SharpMinMax(alpha=0.97), or its name in METHODS.
     forget_dataset, retain_dataset: map-style data sets of disjoint samples; a method that uses one stream only runs
         without the other.
-    eval_dataset: one data set, reported as `eval_test_*`, or a dict of them, reported under its keys. `evaluate` always
+    eval_dataset: one data set, reported as `eval_test_*` (what `evaluate` returns has it as `eval_*` too, for scripts
+        that were written for `Trainer`), or a dict of them, reported under its keys. `evaluate` always
         reports `eval_forget_*` and `eval_retain_*` (a fixed subsample of `args.eval_retain_samples`) too, each with
         its `_loss`, `_accuracy` (unless `compute_metrics` is given) and number of `_samples`.
 
@@ -77,6 +78,7 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Publis
         args = UnlearningArguments("tmp_trainer") if args is None else args
         self.method = resolve_method(method)
         self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
+        self._one_test_set = eval_dataset is not None and not isinstance(eval_dataset, Mapping)
         self.forget_indices = checks.check_forget_indices(forget_indices, forget_dataset)
         self._card_options: dict[str, Any] = {}
         streams = {"retain": retain_dataset, "forget": forget_dataset}
@@ -220,6 +222,15 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Publis
             output = super().evaluation_loop(*args, **kwargs)
         output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_samples"] = output.num_samples
         return output
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        metrics = super().evaluate(eval_dataset, *args, **kwargs)
+        if eval_dataset is None and self._one_test_set:
+            prefix = kwargs.get("metric_key_prefix", args[1] if len(args) > 1 else "eval")
+            start = f"{prefix}_test_"
+            own = {f"{prefix}_{key.removeprefix(start)}": metrics[key] for key in metrics if key.startswith(start)}
+            metrics = {**own, **metrics}
+        return metrics
 
     def evaluate_unlearning(
         self, reference: nn.Module | None = None, output_dir: str | None = None, **options: Any
