@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-gpu lint benchmark clean
+.PHONY: demo test test-oldest test-gpu lint benchmark clean
 
 $(STAMP): pyproject.toml setup.py
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -19,6 +19,18 @@ test: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 	HF_HUB_OFFLINE=1 $(VENV)/bin/pytest -q -n 2 --dist loadgroup
 
+# The suite with the oldest supported versions of the main dependencies, in an environment of its own.
+OLDEST := $(VENV)-oldest
+
+$(OLDEST)/.installed: pyproject.toml setup.py tests/oldest.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
+	$(OLDEST)/bin/python -m pip install --quiet -e '.[test]' -c tests/oldest.txt
+	touch $@
+
+test-oldest: $(OLDEST)/.installed
+	HF_HUB_OFFLINE=1 $(OLDEST)/bin/pytest -q -n 2 --dist loadgroup
+
 # The kernel and optimizer tests on a GPU instead of Triton's interpreter.
 test-gpu: $(STAMP)
 	GPU_TESTS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/pytest -q tests/test_kernels.py tests/test_kernel_checks.py \
@@ -32,4 +44,4 @@ benchmark: $(STAMP)
 	$(VENV)/bin/sharp-unlearn benchmark
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo_output
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info demo_output

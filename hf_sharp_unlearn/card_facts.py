@@ -38,9 +38,14 @@ def inner_model(model: Any) -> Any:
 
 def hub_name_of(model: Any) -> str | None:
     """The id on the Hub that a model was loaded from; None for a local folder or a fresh model."""
-    name = getattr(getattr(model, "config", None), "_name_or_path", None) or ""
-    local = os.path.exists(name) or os.path.isabs(name) or name.startswith((".", "~"))
-    return name if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not local else None
+    return hub_id(getattr(getattr(model, "config", None), "_name_or_path", None))
+
+
+def hub_id(name: str | None) -> str | None:
+    """The name, if it is an id on the Hub and no folder of this machine."""
+    if not name or os.path.exists(name) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
+        return None
+    return name
 
 
 def task_of(model: Any) -> str | None:
@@ -109,7 +114,10 @@ def hardware(args: Any) -> str:
     return f"{where}, {args.world_size} process(es) of {torch.get_num_threads()} thread(s)"
 
 
-def eval_results(trainer: Any, task: str | None, sources: list[str], dataset_args: Any) -> list[EvalResult]:
+def eval_results(
+    trainer: Any, task: str | None, tags: list[str], names: list[str], dataset_args: Any
+) -> list[EvalResult]:
+    """For the model-index: accuracies, Tug-of-War and the loss attack of the report, or the latest evaluation."""
     numbers: dict[tuple[str, str], float] = {}  # (metric, split) -> value
     if trainer.report is not None:
         for key, values in trainer.report.metrics.items():
@@ -121,12 +129,13 @@ def eval_results(trainer: Any, task: str | None, sources: list[str], dataset_arg
     else:
         for split, values in last_evaluation(trainer).items():
             numbers |= {(metric, split): values[metric] for metric in _TASK_METRICS if metric in values}
-    tag = sources[0] if sources else "unknown"
+    tag = next(iter(tags), "unknown")
+    name = next(iter(names), None) or next(iter(tags), "not named")
     return [
         EvalResult(
             task_type=task or "other",
             dataset_type=tag,
-            dataset_name=tag if sources else "not named",
+            dataset_name=name,
             dataset_split=split if metric in _TASK_METRICS else None,
             dataset_args={"args": dataset_args} if dataset_args else None,
             metric_type=metric,

@@ -116,12 +116,14 @@ def push_folder(
 
 @dataclass(frozen=True)
 class Remains:
-    """What a repository holds beside the files of its main branch.
+    """What a repository holds, and what of it lies beside the files of its main branch.
 
-    commits: older commits of the main branch. files: (name, bytes, oid) of large files that the branch no longer has.
-    refs: other branches, tags and pull requests, which keep commits of their own.
+    current: (name, bytes) of the large files of the main branch. commits: its older commits. files: (name, bytes, oid)
+    of large files that the branch no longer has. refs: other branches, tags and pull requests, which keep commits of
+    their own.
     """
 
+    current: tuple[tuple[str, int], ...]
     commits: tuple[str, ...]
     files: tuple[tuple[str, int, str], ...]
     refs: tuple[str, ...]
@@ -131,7 +133,9 @@ class Remains:
 
     def describe(self, repo: str) -> str:
         size = sum(bytes_ for _, bytes_, _ in self.files)
-        lines = [f"{repo} still holds, beside the files of its main branch:"]
+        lines = [f"The main branch of {repo} has"]
+        lines += [f"  {name} ({bytes_ / 1e6:,.1f} MB)" for name, bytes_ in self.current] or ["  no large files"]
+        lines.append("and the repository keeps beside it")
         lines.append(f"  {len(self.commits)} older commits" + "".join(f"\n    {title}" for title in self.commits[:5]))
         lines.append(f"  {len(self.files)} large files ({size / 1e6:,.1f} MB) that only older commits have")
         lines += [f"    {name} ({bytes_ / 1e6:,.1f} MB)" for name, bytes_, _ in self.files[:5]]
@@ -145,12 +149,13 @@ def remains(repo: str, token: str | None = None) -> Remains:
     api = HfApi(token=token)
     with explained(repo):
         commits = api.list_repo_commits(repo)
-        entries = api.list_repo_tree(repo, recursive=True)
-        current = {entry.lfs.sha256 for entry in entries if getattr(entry, "lfs", None)}
+        large = [entry for entry in api.list_repo_tree(repo, recursive=True) if getattr(entry, "lfs", None)]
+        current = {entry.lfs.sha256 for entry in large}
         files = [file for file in api.list_lfs_files(repo) if not {file.oid, file.file_oid} & current]
         refs = api.list_repo_refs(repo, include_pull_requests=True)
     names = [ref.ref for ref in (*refs.branches, *refs.tags, *(refs.pull_requests or []), *refs.converts)]
     return Remains(
+        tuple((entry.path, entry.size) for entry in large),
         tuple(commit.title for commit in commits[1:]),
         tuple((file.filename, file.size, file.oid) for file in files),
         tuple(name for name in names if name != "refs/heads/main"),

@@ -20,6 +20,7 @@ from .card_facts import (
     cell,
     eval_results,
     hardware,
+    hub_id,
     hub_name_of,
     inner_model,
     known_sources,
@@ -65,10 +66,11 @@ def card_of(
     bare = inner_model(trainer.model)
     adapter = bare is not trainer.model and hasattr(trainer.model, "peft_config")
     name = model_name or trainer.hub_name
-    base = finetuned_from or hub_name_of(bare)
+    base = hub_id(finetuned_from) or hub_name_of(bare)  # scripts pass the path that they loaded the model from
     task = next(iter(_listed(tasks)), None) or task_of(bare)
-    sources = _listed(dataset_tags) or _listed(dataset) or known_sources(trainer.forget_dataset, trainer.retain_dataset)
-    results = eval_results(trainer, task, sources, dataset_args)
+    known = known_sources(trainer.forget_dataset, trainer.retain_dataset)
+    sources = [tag for tag in map(hub_id, _listed(dataset_tags)) if tag] or known
+    results = eval_results(trainer, task, sources, _listed(dataset), dataset_args)
     data = ModelCardData(
         library_name="peft" if adapter else "transformers",
         base_model=base,

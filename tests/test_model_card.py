@@ -211,6 +211,16 @@ def test_a_timm_model_loads_with_timm_and_resumes(run, tmp_path):
     assert "(since the last resume)" in card(again)[0]
 
 
+def test_the_metadata_takes_ids_on_the_hub_only(run, tmp_path):
+    """Scripts pass on whatever they were given, folders included."""
+    trainer = run()
+    trainer.evaluate()
+    text, data = card(trainer, finetuned_from=str(tmp_path), dataset="My animals", dataset_tags=["me/animals", "./x y"])
+    assert data.base_model is None and data.datasets == ["me/animals"] and str(tmp_path) not in text
+    assert {(r.dataset_name, r.dataset_type) for r in data.eval_results} == {("My animals", "me/animals")}
+    assert card(trainer, finetuned_from="me/model")[1].base_model == "me/model"
+
+
 def test_split_forget_remembers_its_rows_and_other_sets_do_not():
     import datasets
 

@@ -1,0 +1,125 @@
+"""How fast pictures are loaded, four ways, beside how fast a model learns them.
+
+    python -m hf_sharp_unlearn.benchmarks.loading [--data FILE.parquet] [--size 32]
+
+    process         a `datasets.Dataset` whose transform decodes and prepares each picture whenever it is asked for
+    disk            `cached_images`: decoded once, 8-bit levels on disk
+    memory          `ImagesInMemory`: decoded once, 8-bit levels in memory
+    memory_crop     the same with `CropFlip`; disk_crop likewise
+    step            NegGrad+ on a timm ResNet-18 (3 x 3 stem), the batch at hand already: forward, backward, update
+
+All in the main process, in the order of a run (`StreamDataset`, transformers' collator); pictures per second, all ways
+in each round. A way that is faster than `step` does not hold the model up. Rows are appended to loading.csv.
+"""
+
+import argparse
+import io
+import os
+import tempfile
+import time
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+from transformers import ViTImageProcessor, default_data_collator
+
+from hf_sharp_unlearn import CropFlip, ImagesInMemory
+from hf_sharp_unlearn.benchmarks.evaluation import Classifier
+from hf_sharp_unlearn.benchmarks.kernel_part import quantiles
+from hf_sharp_unlearn.benchmarks.step import HERE, append, positive, surroundings
+from hf_sharp_unlearn.images import cached_images
+from hf_sharp_unlearn.loading import StreamDataset
+from hf_sharp_unlearn.sampling import Slot
+from hf_sharp_unlearn.sources import Processed
+
+
+def pictures(count: int, size: int) -> datasets.Dataset:
+    """PNG files of smooth noise, as a table."""
+    draw, encoded = np.random.default_rng(0), []
+    for _ in range(count):
+        small = Image.fromarray(draw.integers(256, size=(8, 8, 3), dtype=np.uint8))
+        small.resize((size, size), Image.Resampling.BICUBIC).save(file := io.BytesIO(), "PNG")
+        encoded.append({"bytes": file.getvalue(), "path": None})
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    return datasets.Dataset.from_dict({"image": encoded, "label": [i % 100 for i in range(count)]}, features)
+
+
+def table_of(path: str, count: int) -> datasets.Dataset:
+    found = datasets.load_dataset("parquet", data_files=path, split="train")
+    image = next(name for name in ("image", "img") if name in found.column_names)
+    label = next(name for name in ("label", "fine_label") if name in found.column_names)
+    kept = found.select_columns([image, label]).select(range(min(count, len(found))))
+    return kept.rename_columns({image: "image", label: "label"} if image != "image" or label != "label" else {})
+
+
+def load(data, batches: list[list[Slot]]) -> float:
+    """Seconds in which the batches are fetched and collated."""
+    streams = StreamDataset({"retain": data}, "retain", 0)
+    start = time.perf_counter()
+    for slots in batches:
+        default_data_collator([sample for _, sample in streams.__getitems__(slots)])
+    return time.perf_counter() - start
+
+
+def train(model, optimizer, inputs: dict, steps: int) -> float:
+    """Seconds of NegGrad+ steps on two halves of a batch."""
+    half = len(inputs["labels"]) // 2
+    start = time.perf_counter()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        for part, weight in ((slice(0, half), 0.97), (slice(half, None), -0.03)):
+            (weight * model(**{key: value[part] for key, value in inputs.items()})["loss"]).backward()
+        optimizer.step()
+    return time.perf_counter() - start
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="parquet file with pictures; default: generated ones")
+    parser.add_argument("--size", type=positive, default=32, help="pixels a side, of pictures and of model")
+    parser.add_argument("--images", type=positive, default=2048, help="pictures")
+    parser.add_argument("--batch", type=positive, default=128, help="pictures a batch")
+    parser.add_argument("--steps", type=positive, default=4, help="of the model, a round")
+    parser.add_argument("--rounds", type=positive, default=5, help="counted rounds; one more is a warm-up")
+    parser.add_argument("--output-dir", default=os.path.join(HERE, "results"), help="folder of the results")
+    options = parser.parse_args(argv)
+    table = pictures(options.images, options.size) if options.data is None else table_of(options.data, options.images)
+    processor = ViTImageProcessor(size={"height": options.size, "width": options.size})
+    memory = ImagesInMemory.from_dataset(table, processor)
+    with tempfile.TemporaryDirectory() as cache:
+        table.save_to_disk(cache)  # so that the cache lies on disk too
+        ways = {
+            "process": table.with_transform(Processed(processor, "image", "label")),
+            "disk": cached_images(datasets.load_from_disk(cache), processor, "image", "label"),
+            "disk_crop": cached_images(datasets.load_from_disk(cache), processor, "image", "label", CropFlip()),
+            "memory": memory,
+            "memory_crop": memory.with_augmentation(CropFlip()),
+        }
+        model = Classifier(100, cifar_stem=True).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        inputs = default_data_collator([memory[i] for i in range(min(options.batch, len(table)))])
+        rounds = []
+        for number in tqdm(range(options.rounds + 1), desc="rounds"):
+            order = torch.randperm(len(table), generator=torch.Generator().manual_seed(number)).tolist()
+            slots = [Slot("retain", index, number, place) for place, index in enumerate(order)]
+            batches = [slots[low : low + options.batch] for low in range(0, len(slots), options.batch)]
+            found = {name: len(table) / load(data, batches) for name, data in ways.items()}
+            seconds = train(model, optimizer, inputs, options.steps)
+            rounds.append({**found, "step": options.steps * len(inputs["labels"]) / seconds})
+    rows = []
+    for name in rounds[0]:
+        low, middle, high = (round(value) for value in quantiles([r[name] for r in rounds[1:]]))
+        rate = {"pictures_per_second_20": low, "pictures_per_second_50": middle, "pictures_per_second_80": high}
+        ratio = round(quantiles([r[name] / r["step"] for r in rounds[1:]])[1], 2)
+        rows.append({"way": name, "size": options.size, "pictures": len(table), "batch": options.batch,
+                     "data": os.path.basename(options.data) if options.data else "generated", **rate,
+                     "to_step_50": ratio, "rounds": options.rounds, **surroundings(torch.device("cpu"))})  # fmt: skip
+        print(f"{name:>12}  {middle:>8,} pictures/s ({low:,} - {high:,}), {ratio:,} times the model's")
+    os.makedirs(options.output_dir, exist_ok=True)
+    append(os.path.join(options.output_dir, "loading.csv"), rows)
+
+
+if __name__ == "__main__":
+    main()
