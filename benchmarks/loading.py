@@ -6,7 +6,7 @@
     disk            `cached_images`: decoded once, 8-bit levels on disk
     memory          `ImagesInMemory`: decoded once, 8-bit levels in memory
     memory_crop     the same with `CropFlip`; disk_crop likewise
-    step            NegGrad+ on a timm ResNet-18 (3 x 3 stem), the batch at hand already: forward, backward, update
+    step            NegGrad+ on a timm ResNet-18 (a 3 x 3 stem up to 64 pixels), the batch at hand already: a whole step
 
 All in the main process, in the order of a run (`StreamDataset`, transformers' collator); pictures per second, all ways
 in each round. A way that is faster than `step` does not hold the model up. Rows are appended to loading.csv.
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
             "memory": memory,
             "memory_crop": memory.with_augmentation(CropFlip()),
         }
-        model = Classifier(100, cifar_stem=True).train()
+        model = Classifier(100, cifar_stem=options.size <= 64).train()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         inputs = default_data_collator([memory[i] for i in range(min(options.batch, len(table)))])
         rounds = []

@@ -169,8 +169,8 @@ def test_memorize_takes_scores_from_a_file(tmp_path, capsys):
     again = ["memorize", "--scores", tmp_path / "scores.npy", "--forget-size", 2, "--output-dir", tmp_path / "o"]
     assert run(*again) == 1 and run(*again, "--overwrite") == 0, "what is there is not replaced unasked"
     assert run(*again, "--overwrite", "--forget-size", 20) == 1 and run(*again, "--overwrite", "--middle", "x") == 1
-    assert run("memorize", "--scores", tmp_path / "scores.npy") == 1
-    assert run("memorize", "--forget-size", 2) == 1
+    assert run("memorize", "--scores", tmp_path / "scores.npy") == 2
+    assert run("memorize", "--forget-size", 2) == 2
     assert "Give either --scores FILE, or --train DATA with --model MODEL" in capsys.readouterr().err
 
 

@@ -18,5 +18,5 @@ def test_a_row_has_ratio_seconds_and_numbers_of_samples(tmp_path, monkeypatch, c
     with open(tmp_path / "evaluation.csv") as file:
         (row,) = csv.DictReader(file)
     assert row["images"] == "120" and row["svc_samples_a_side"] == "40" and row["stem"] == "7x7"
-    assert float(row["report_to_forward_50"]) > 1 and float(row["seconds_svc"]) >= 0
+    assert float(row["report_to_forward_50"]) > 0 and float(row["seconds_svc"]) >= 0
     assert "appended to" in capsys.readouterr().out
