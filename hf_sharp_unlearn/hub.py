@@ -7,29 +7,75 @@ holds, `erase` takes it away.
 
 import contextlib
 import fnmatch
+import glob
+import json
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import huggingface_hub
-from huggingface_hub import HfApi
+from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError
 
 # What a training run leaves that was computed from the forget set and is not the model: see `traces`.
 TRACES = ("optimizer*.pt", "optimizer*.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "partition.safetensors")
 CHECKPOINTS = "checkpoint-*"
-PRIVATE = ["_*", ".git*", ".cache*"]
+# What says where and how somebody worked: paths, host names. "_*": the salt of the commitment, the options of a run.
+PRIVATE = ("_*", ".git*", ".cache*", "trainer_state.json", "runs", "events.out.tfevents*", "wandb")
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx", "*.index.json")
 
 
 class PushError(RuntimeError):
     """An upload to the Hub did not happen, or not wholly. Nothing is lost on this machine."""
 
 
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
 def traces(folder: str) -> list[str]:
     """Files directly in a folder that hold what was computed from the forget set: optimizer moments, masks, generator
     states."""
-    return sorted(name for name in os.listdir(folder) if any(fnmatch.fnmatch(name, pattern) for pattern in TRACES))
+    return sorted(name for name in os.listdir(folder) if _fits(name, TRACES))
+
+
+def shareable_files(folder: str, training_state: bool = False) -> list[str]:
+    """The files of a folder, by relative path, that may be pushed: no private ones, and no traces of the forget set
+    unless `training_state` asks for them."""
+    kept, is_checkpoint = [], _fits(os.path.basename(os.path.normpath(folder)), (CHECKPOINTS,))
+    for place, folders, names in os.walk(folder):
+        inside = os.path.relpath(place, folder)
+        folders[:] = [
+            name for name in folders if not _fits(name, PRIVATE) and (training_state or not _fits(name, (CHECKPOINTS,)))
+        ]
+        for name in names:
+            in_checkpoint = is_checkpoint or any(_fits(part, (CHECKPOINTS,)) for part in inside.split(os.sep))
+            private = _fits(name, PRIVATE) and not (in_checkpoint and name == "trainer_state.json")
+            if not private and (training_state or not _fits(name, TRACES)):
+                kept.append(os.path.normpath(os.path.join(inside, name)))
+    return sorted(kept)
+
+
+def check_folder(folder: str) -> None:
+    """Raise ValueError unless a folder holds a saved model that others could load."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    if not any(
+        name.endswith((".safetensors", ".bin")) and not _fits(name, (*TRACES, "training_args.bin")) for name in names
+    ):
+        raise ValueError(f"folder={folder!r}: there is no saved model in it. Name the output_dir of a finished run.")
+    if "adapter_config.json" in names:
+        with open(os.path.join(folder, "adapter_config.json"), encoding="utf-8") as file:
+            check_base(json.load(file).get("base_model_name_or_path"))
+
+
+def check_base(name: str | None) -> None:
+    """Raise ValueError for an adapter whose base model is a folder of this machine."""
+    if name and (os.path.isabs(name) or os.path.isdir(name)):
+        raise ValueError(
+            f"base_model_name_or_path={name!r} of the adapter is a folder of this machine: nobody else could load the "
+            "adapter, and the path would be published. Push the base model, and load it from the Hub before unlearning."
+        )
 
 
 def _explained(error: Exception, repo: str, folder: str | None) -> str:
@@ -88,30 +134,32 @@ def push_folder(
     revision: str | None = None,
     token: str | None = None,
     training_state: bool = False,
-) -> str:
-    """Upload a saved model with its card and report; return the address of the commit.
+    replace: bool = False,
+    path_in_repo: str | None = None,
+) -> CommitInfo:
+    """Upload a saved model with its card and report; see `shareable_files` for what else is in the folder.
 
-    folder: what `save_model` and `create_model_card` wrote. repo: "name" or "owner/name"; made where there is none.
-    training_state: also upload checkpoints, optimizer state and masks, which hold traces of the forget set.
+    folder: what `save_model` and `create_model_card` wrote. repo: "name" or "owner/name"; made where there is none, as
+    is the branch `revision`. training_state: also upload checkpoints, optimizer state and masks, which hold traces of
+    the forget set. replace: delete weight files from the branch that are not uploaded, in the same commit.
 
     Raises ValueError for a folder without a model, PushError if the Hub or the connection does not play along.
     """
-    if not os.path.isdir(folder) or not any(
-        name.endswith((".safetensors", ".bin")) and name not in traces(folder) for name in os.listdir(folder)
-    ):
-        raise ValueError(f"folder={folder!r}: there is no saved model in it. Name the output_dir of a finished run.")
-    kept_back = [] if training_state else [CHECKPOINTS, f"*/{CHECKPOINTS}", *TRACES, *(f"*/{t}" for t in TRACES)]
+    check_folder(folder)
     api = HfApi(token=token)
     with explained(repo, folder):
         repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
-        done = api.upload_folder(
+        if revision not in (None, "main"):
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        return api.upload_folder(
             repo_id=repo,
             folder_path=folder,
+            path_in_repo=path_in_repo,
             commit_message=message,
             revision=revision,
-            ignore_patterns=[*PRIVATE, *(f"*/{pattern}" for pattern in PRIVATE), *kept_back],
+            allow_patterns=[glob.escape(name) for name in shareable_files(folder, training_state)],
+            delete_patterns=list(WEIGHTS) if replace else None,
         )
-    return str(done.commit_url)
 
 
 @dataclass(frozen=True)
@@ -152,25 +200,38 @@ def remains(repo: str, token: str | None = None) -> Remains:
         large = [entry for entry in api.list_repo_tree(repo, recursive=True) if getattr(entry, "lfs", None)]
         current = {entry.lfs.sha256 for entry in large}
         files = [file for file in api.list_lfs_files(repo) if not {file.oid, file.file_oid} & current]
-        refs = api.list_repo_refs(repo, include_pull_requests=True)
-    names = [ref.ref for ref in (*refs.branches, *refs.tags, *(refs.pull_requests or []), *refs.converts)]
+        refs = _other_refs(api, repo)
     return Remains(
         tuple((entry.path, entry.size) for entry in large),
         tuple(commit.title for commit in commits[1:]),
         tuple((file.filename, file.size, file.oid) for file in files),
-        tuple(name for name in names if name != "refs/heads/main"),
+        tuple(refs),
     )
 
 
 def erase(repo: str, token: str | None = None) -> None:
-    """Squash the main branch to one commit and delete the large files that it no longer has. There is no way back.
+    """Squash the main branch to one commit and delete the large files that no branch, tag or pull request has any more.
+    There is no way back. What other references hold is kept: see `Remains.refs`.
 
-    Other branches, tags and pull requests stay and lose the deleted files. Raises PushError; calling it again goes on.
+    Raises PushError; calling it again goes on.
     """
     api = HfApi(token=token)
     with explained(repo):
         api.super_squash_history(repo, commit_message="Unlearned model; the history before it was removed")
-        gone = {oid for _, _, oid in remains(repo, token).files}
-        stale = [file for file in api.list_lfs_files(repo) if file.oid in gone]
+        held = _large_files(api, repo, None)
+        for ref in _other_refs(api, repo):
+            held |= _large_files(api, repo, ref)
+        stale = [file for file in api.list_lfs_files(repo) if not {file.oid, file.file_oid} & held]
         if stale:
             api.permanently_delete_lfs_files(repo, stale)
+
+
+def _large_files(api: HfApi, repo: str, revision: str | None) -> set[str]:
+    entries = api.list_repo_tree(repo, recursive=True, revision=revision)
+    return {entry.lfs.sha256 for entry in entries if getattr(entry, "lfs", None)}
+
+
+def _other_refs(api: HfApi, repo: str) -> list[str]:
+    refs = api.list_repo_refs(repo, include_pull_requests=True)
+    names = [ref.ref for ref in (*refs.branches, *refs.tags, *(refs.pull_requests or []), *refs.converts)]
+    return [name for name in names if name != "refs/heads/main"]

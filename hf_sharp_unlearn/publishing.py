@@ -1,21 +1,25 @@
 """Saving for others: weights that load elsewhere, the model card, pushes to the Hub."""
 
-import contextlib
+import functools
 import json
 import logging
 import os
+import shutil
 import warnings
-from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import CommitInfo, HfApi
 from transformers.trainer_utils import HubStrategy
+from transformers.utils import PushInProgress
 
 from .commitment import keep_commitment
 from .data import rows_of
-from .hub import PushError, explained, traces
+from .hub import check_base, check_folder, explained, push_folder, shareable_files
 from .model_card import REPORT_FOLDER, card_of
 from .report import UnlearningReport
+from .report_text import CAPTIONS
 from .shareable import shareable
 
 logger = logging.getLogger(__name__)
@@ -41,23 +45,26 @@ class PublishHooks:
         libraries read these."""
         folder = output_dir if output_dir is not None else self.args.output_dir
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        wrapped = getattr(getattr(model, "config", None), "model_type", None) == "timm_wrapper"
+        adapter = hasattr(model, "peft_config")
+        wrapped = not adapter and getattr(getattr(model, "config", None), "model_type", None) == "timm_wrapper"
         if wrapped:
             state_dict = {
                 name.removeprefix(TIMM_PREFIX): value for name, value in (state_dict or model.state_dict()).items()
             }
-        with self._shared_args():
-            super()._save(output_dir, state_dict)
-        if wrapped and self.args.should_save:
-            _complete_timm_config(model, os.path.join(folder, "config.json"))
-
-    @contextlib.contextmanager
-    def _shared_args(self) -> Iterator[None]:
         own, self.args = self.args, shareable(self.args)
         try:
-            yield
+            super()._save(output_dir, state_dict)
         finally:
             self.args = own
+        if not self.args.should_save:
+            return
+        if wrapped:
+            _complete_timm_config(model, os.path.join(folder, "config.json"))
+        page = os.path.join(folder, "README.md")
+        if adapter and os.path.exists(page):  # peft's own card: it names the base model, be it a folder of this machine
+            os.remove(page)
+            if self._card_written and folder == self.args.output_dir:
+                self.create_model_card()
 
     # ---- the card ----
 
@@ -116,7 +123,14 @@ class PublishHooks:
         if self.report is not None and self._saved_report[0] is not self.report:
             paths = self.report.save(os.path.join(folder, REPORT_FOLDER))
             self._saved_report = self.report, [os.path.basename(path) for path in paths if path.endswith(".png")]
+            _keep_only(os.path.join(folder, REPORT_FOLDER), [os.path.basename(path) for path in paths])
         return self._saved_report[1]
+
+    def _forget_report(self) -> None:
+        """A report is of the weights that it was made on: training makes others."""
+        if self._saved_report[0] is not None and self.is_world_process_zero():
+            _keep_only(os.path.join(self.args.output_dir, REPORT_FOLDER), [])
+        self.report, self._saved_report = None, (None, [])
 
     def _refresh_card(self) -> None:
         if self._card_written:
@@ -141,65 +155,94 @@ class PublishHooks:
         revision: str | None = None,
         private: bool | None = None,
         **kwargs: Any,
-    ) -> Any:
-        """As `Trainer.push_to_hub`: weights, processor, config, card and report; returns what that returns.
+    ) -> CommitInfo | Future | None:
+        """Save and upload weights, processor, config, card and report, as `Trainer.push_to_hub` does; what else lies in
+        the output folder and may be published goes along (see `hub.shareable_files`).
 
-        Raises PushError with the remedy if the Hub refuses or the connection breaks: the model then is whole in the
-        output folder, and a second call completes the push. ValueError if the output folder has files with traces of
-        the forget set (optimizer state, masks).
+        kwargs: of `create_model_card`. Returns the commit, or with `blocking=False` its Future.
+
+        Raises PushError with the remedy if the Hub refuses or the connection breaks (with `blocking=False` the Future
+        does): the model then is whole in the output folder, and a second call completes the push.
         """
-        self._check_for_traces()
-        folder = self.args.output_dir
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        folder, token = self.args.output_dir, token if token is not None else self.args.hub_token
+        self.save_model(_internal_call=True)  # first: a refusal must not lose it
+        if not self.is_world_process_zero():
+            return None
+        check_folder(folder)
         if self.hub_model_id is None:
-            try:
-                self.init_hf_repo(token=token, **({} if private is None else {"private": private}))
-            except PushError as error:
-                self.save_model(_internal_call=True)  # Trainer would save after this, and the model would be lost
-                raise PushError(f"{error} The model is whole in {folder}; push again when this is mended.") from error
-        if "tags" in kwargs:  # Trainer appends to the caller's list
-            kwargs["tags"] = [kwargs["tags"]] if isinstance(kwargs["tags"], str) else list(kwargs["tags"] or [])
-        with explained(self.args.hub_model_id or self.hub_name, folder):
-            return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
+            private = self.args.hub_private_repo if private is None else private
+            with explained(self.args.hub_model_id or self.hub_name, folder):
+                name = self.args.hub_model_id or self.hub_name
+                self.hub_model_id = HfApi(token=token).create_repo(name, private=private, exist_ok=True).repo_id
+                self.push_in_progress = None
+        self.create_model_card(**{"model_name": self.hub_model_id.split("/")[-1], **kwargs})
+        self._finish_current_push()
+        return self._push(folder, commit_message, blocking, token=token, revision=revision or self.args.hub_revision)
+
+    def _push(self, folder: str, message: str | None, blocking: bool, **options: Any) -> CommitInfo | Future:
+        upload = functools.partial(push_folder, folder, self.hub_model_id, message=message, **options)
+        return upload() if blocking else HfApi().run_as_future(upload)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
-            self.create_model_card()
-            with self._shared_args():
-                super()._push_from_checkpoint(checkpoint_folder)
+        """As Trainer: upload the weights of a checkpoint in the background, with strategy and card."""
+        strategy, output_dir = HubStrategy(self.args.hub_strategy), self.args.output_dir
+        if not self.is_world_process_zero() or strategy == HubStrategy.END:
+            return
+        running = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if running and not self.args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        for name in shareable_files(checkpoint_folder):
+            if os.path.basename(name) == name:
+                shutil.copy(os.path.join(checkpoint_folder, name), os.path.join(output_dir, name))
+        self.create_model_card()
+        unit = (
+            ("step", self.state.global_step) if self.args.save_strategy == "steps" else ("epoch", int(self.state.epoch))
+        )
+        message, settings = "Training in progress, {} {}".format(*unit), {"token": self.args.hub_token}
+        settings["revision"] = self.args.hub_revision
+        jobs = [self._push(output_dir, message, False, **settings)]
+        if strategy != HubStrategy.EVERY_SAVE:
+            last = strategy == HubStrategy.CHECKPOINT
+            settings |= {
+                "path_in_repo": "last-checkpoint" if last else os.path.basename(checkpoint_folder),
+                "training_state": True,
+            }
+            jobs.append(self._push(checkpoint_folder, f"{message}, checkpoint", False, **settings))
+        if running:
+            self.push_in_progress.jobs.extend(jobs)
+        else:
+            self.push_in_progress = PushInProgress(jobs)
 
     def _finish_current_push(self) -> None:
         super()._finish_current_push()
         jobs = getattr(getattr(self, "push_in_progress", None), "jobs", ())
-        failed = [job for job in jobs if job.done() and job.exception() is not None]
+        failed = [job.exception() for job in jobs if job.done() and job.exception() is not None]
         self.push_in_progress = None
-        for job in failed:
-            try:
-                with explained(self.args.hub_model_id or self.hub_name, self.args.output_dir):
-                    job.result()
-            except Exception as error:  # the run itself is whole: a lost upload must not end it
-                logger.warning("A push during training failed. %s", error)
+        for error in failed:  # the run itself is whole: a lost upload must not end it
+            logger.warning("A push during training failed. %s", error)
 
-    def _check_for_traces(self) -> None:
-        folder = self.args.output_dir
-        found = traces(folder) if os.path.isdir(folder) else []
-        if found:
-            raise ValueError(
-                f"output_dir={folder!r} holds {found}: computed from the forget set, and a push would publish it. Move "
-                "these files away, or use another output_dir."
-            )
-
-    def _check_push(self) -> None:
+    def _check_push(self, model: Any) -> None:
         """Before any work: what a run with push_to_hub would publish."""
         if not self.args.push_to_hub:
             return
-        self._check_for_traces()
+        for config in getattr(model, "peft_config", {}).values():
+            check_base(config.base_model_name_or_path)
         strategy = HubStrategy(self.args.hub_strategy)
-        if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-            warnings.warn(
-                f"hub_strategy={strategy.value!r} uploads optimizer state and the partition, which are computed from "
-                "the forget set, to the Hub. hub_strategy='every_save' or 'end' keeps them here.",
-                stacklevel=3,
-            )
+        if strategy == HubStrategy.END:
+            return
+        what = f"hub_strategy={strategy.value!r} leaves weights that have not forgotten yet in the repository's history"
+        if strategy != HubStrategy.EVERY_SAVE:
+            what += ", and uploads optimizer state and the partition, which are computed from the forget set"
+        warnings.warn(f"{what}. hub_strategy='end' pushes the unlearned model only.", stacklevel=3)
+
+
+def _keep_only(folder: str, names: list[str]) -> None:
+    """Remove what earlier reports have left in their folder."""
+    for name in (*CAPTIONS, "report.json", "report.md"):
+        if name not in names and os.path.exists(path := os.path.join(folder, name)):
+            os.remove(path)
 
 
 def _complete_timm_config(model: Any, path: str) -> None:

@@ -85,6 +85,7 @@ class StartHooks:
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         self._loss_sums, self._cosines = {}, []
+        self._forget_report()
         self._choose_kernels()  # again: `model_init` may have made another model
         if resume_from_checkpoint is None:
             if self.method.fraction is not None:

@@ -88,7 +88,7 @@ class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, Publis
         if model is not None:
             checks.check_model(model, self.method)
         self.args = args
-        self._check_push()
+        self._check_push(model)
         self._data_seed = args.seed if args.data_seed is None else args.data_seed
         self._shadows: dict[int, Tensor] = {}
         self._window: list[dict] = []

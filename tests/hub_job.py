@@ -3,7 +3,9 @@
 python hub_job.py JOB FOLDER      prints what it found as JSON on the last line
 """
 
+import io
 import json
+import logging
 import os
 import sys
 import time
@@ -114,7 +116,7 @@ def strategies(folder):
             run = trainer(f"{folder}/{strategy}", method="sharp_minmax", push_to_hub=True, hub_strategy=strategy,
                           hub_always_push=True, hub_token="hf_dummy")  # fmt: skip
         run.train()
-        said = [str(w.message) for w in caught if "forget set" in str(w.message)]
+        said = [str(w.message) for w in caught if "hub_strategy" in str(w.message)]
         before = _files(f"me/{strategy}")
         run.save_model()
         found[strategy] = {"warned": said, "trained": before, "saved": _files(f"me/{strategy}")}
@@ -172,43 +174,46 @@ def faults(folder):
     # An upload that fails in the background during training: the run goes on, and says so at its end.
     run = trainer(f"{folder}/background", push_to_hub=True, hub_model_id="me/background")
     ask("/_faults", [{"method": "POST", "path": "/commit/", "status": 403, "times": 100}])
+    said = io.StringIO()
+    logging.getLogger("hf_sharp_unlearn").addHandler(logging.StreamHandler(said))
     run.train()
     ask("/_faults", [])
-    found["background"] = run.state.global_step
-    # What holds traces of the forget set is not pushed from the output folder.
-    run.partition = None
-    torch.save({}, f"{folder}/background/optimizer.pt")
-    try:
-        run.push_to_hub()
-    except ValueError as error:
-        found["traces"] = str(error)
+    found["background"] = run.state.global_step, said.getvalue()
     return found
 
 
 def replace(folder):
     """The command `push`: over the original, then without its history."""
-    found = {}
+    found, api = {}, huggingface_hub.HfApi()
     original = timm_resnet(seed=5)
     original.push_to_hub("me/model")
+    for name in ("pytorch_model.bin", "model-00001-of-00002.safetensors"):  # the same weights in other files
+        api.upload_file(path_or_fileobj=name.encode() * 9, path_in_repo=name, repo_id="me/model")
     run = trainer(f"{folder}/out", timm_resnet(seed=5), method="sharp_minmax")
     run.train()
     run.save_model()
     run.create_model_card()
-    huggingface_hub.HfApi().create_tag("me/model", tag="v1")
+    api.create_tag("me/model", tag="v1")
     push = ["push", f"{folder}/out", "--repo", "me/model"]
     first = ask("/_repo/me/model")
-    old = first["commits"][first["refs"]["main"]]["files"]["model.safetensors"]
+    before = first["commits"][first["refs"]["main"]]["files"]
+    old = {before[name] for name in before if name.endswith((".safetensors", ".bin"))}
+
+    def kept():
+        return len(old & ask("/_repo/me/model")["pushed"].keys())
+
     found["plain"] = cli.main(push)
-    found["still there"] = old in ask("/_repo/me/model")["pushed"]
+    found["kept"] = [len(old), kept()]
     found["files"] = _files("me/model")
     found["explained"] = cli.main([*push, "--replace"])
-    found["untouched"] = old in ask("/_repo/me/model")["pushed"] and len(ask("/_repo/me/model")["commits"]) > 1
+    found["untouched"] = kept() == len(old) and len(ask("/_repo/me/model")["commits"]) > 1
+    found["tagged"] = cli.main([*push, "--replace", "--delete-history"]), kept()  # a tag still holds them
+    api.delete_tag("me/model", tag="v1")
     ask("/_faults", [{"method": "POST", "path": "/lfs-files/batch", "status": 503, "times": 1}])
     found["interrupted"] = cli.main([*push, "--replace", "--delete-history"])
-    found["done"] = cli.main([*push, "--replace", "--delete-history"])
-    state = ask("/_repo/me/model")
-    found["gone"] = old not in state["pushed"]
-    found["main"] = [c for c in state["commits"].values() if c["parent"] is None and "unlearned" in c["title"].lower()]
+    found["done"] = cli.main([*push, "--replace", "--delete-history"]), kept()
+    found["left"] = _files("me/model")
+    found["commits"] = len(ask("/_repo/me/model")["commits"])
     back = transformers.AutoModelForImageClassification.from_pretrained("me/model")
     found["equal"] = equal(back, run.model)
     with warnings.catch_warnings(record=True) as caught:
@@ -216,12 +221,92 @@ def replace(folder):
         found["with state"] = cli.main([*push, "--include-training-state"])
     found["warned"] = [str(w.message) for w in caught if "forget set" in str(w.message)]
     found["state files"] = _files("me/model")
-    found["nothing"] = cli.main(["push", folder, "--repo", "me/model"])
+    found["branch"] = cli.main([*push, "--revision", "dev"]), sorted(ask("/_repo/me/model")["refs"])
+    found["without owner"] = cli.main(["push", f"{folder}/out", "--repo", "short"]), _files("me/short")
+    os.makedirs(f"{folder}/empty")
+    torch.save({}, f"{folder}/empty/training_args.bin")
+    found["nothing"] = cli.main(["push", f"{folder}/empty", "--repo", "me/model"])
     return found
+
+
+def leaks(folder):
+    """Everything that a run may leave beside its model; then every file on the Hub is searched."""
+    import peft
+
+    found = {}
+    run = trainer(f"{folder}/run", method="sharp_minmax", hub_model_id="me/clean", hub_token="hf_dummy", eval_steps=1,
+                  load_best_model_at_end=True, metric_for_best_model="eval_test_loss", eval_strategy="steps")  # fmt: skip
+    run.train()
+    run.save_state()
+    run.create_model_card(finetuned_from=f"{folder}/run", license="mit")
+    run.evaluate_unlearning(timm_resnet(seed=1))
+    for name in ("run-0/checkpoint-2/optimizer.pt", "run-0/partition.safetensors", "runs/host/events.out.tfevents.1",
+                 "sub/_forget_commitment.json", "optimizer.pt", "notes.txt"):  # fmt: skip
+        os.makedirs(os.path.dirname(path := f"{folder}/run/{name}"), exist_ok=True)
+        with open(path, "w") as file:
+            file.write("mine" if name == "notes.txt" else folder)
+    run.push_to_hub()
+    found["files"] = _files("me/clean")
+    found["found"] = _search("me/clean", folder)
+    base = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                                 num_attention_heads=2, num_key_value_heads=2)
+    )  # fmt: skip
+    base.save_pretrained(f"{folder}/base")
+    tokens = [{"input_ids": torch.tensor([i, 1, 2]), "labels": torch.tensor([i, 1, 2])} for i in range(19)]
+
+    def lora(name, **arguments):
+        model = transformers.LlamaForCausalLM.from_pretrained(f"{folder}/base")
+        config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"])
+        return trainer(f"{folder}/{name}", peft.get_peft_model(model, config), tokens, **arguments)
+
+    run = lora("lora", hub_model_id="me/lora-of-a-folder")
+    run.train()
+    run.create_model_card()
+    run.save_model()
+    with open(f"{folder}/lora/README.md") as file:
+        found["card"] = folder in file.read()
+    found["checkpoint card"] = os.path.exists(f"{folder}/lora/checkpoint-2/README.md")
+    for name, act in (("push", run.push_to_hub), ("before", lambda: lora("other", push_to_hub=True))):
+        try:
+            act()
+        except ValueError as error:
+            found[name] = str(error)
+    found["pushed"] = ask("/_repo/me/lora-of-a-folder")
+    run = trainer(f"{folder}/later", hub_model_id="others/later")
+    run.train()
+    try:
+        run.push_to_hub(blocking=False)
+    except PushError as error:
+        found["later"] = str(error)
+    run.args.hub_model_id = "me/later"
+    ask("/_faults", [{"method": "POST", "path": "/commit/", "status": 403, "times": 1}])
+    try:
+        run.push_to_hub(blocking=False).result()
+    except PushError as error:
+        found["future"] = str(error)
+    found["branch"] = run.push_to_hub(revision="dev", blocking=False).result().commit_url != ""
+    found["refs"] = sorted(ask("/_repo/me/later")["refs"])
+    return found
+
+
+def _search(repo, folder):
+    """Files on the Hub, in all commits, that have a path or token in them."""
+    state, words = ask(f"/_repo/{repo}"), (folder, "hf_dummy", os.path.expanduser("~"))
+    found = set()
+    for commit in state["commits"].values():
+        for name, oid in commit["files"].items():
+            with open(os.path.join(os.environ["HUB_BLOBS"], oid), "rb") as file:
+                content = file.read()
+            if any(word.encode() in content for word in words):
+                found.add(name)
+    return sorted(found)
 
 
 if __name__ == "__main__":
     assert hf_sharp_unlearn.__file__
     transformers.utils.logging.disable_progress_bar()
-    job = {"round_trip": round_trip, "strategies": strategies, "faults": faults, "replace": replace}[sys.argv[1]]
+    job = {"round_trip": round_trip, "strategies": strategies, "faults": faults, "replace": replace, "leaks": leaks}[
+        sys.argv[1]
+    ]
     print(json.dumps(job(sys.argv[2])))

@@ -51,6 +51,7 @@ class Hub:
         return self.repos[key]
 
     def tree(self, repo, revision):
+        revision = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
         commit = repo["refs"].get(revision, revision)
         if commit not in repo["commits"]:
             raise Refused(404, f"No revision {revision}", "RevisionNotFound")
@@ -185,6 +186,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.resolve(**found.groupdict())
         if found := re.fullmatch(r"/api/(?P<kind>models|datasets)/(?P<id>[^/]+/[^/]+)(/(?P<verb>.+))?", path):
             key = found["id"] if found["kind"] == "models" else f"datasets/{found['id']}"
+            if self.command == "DELETE" and (found["verb"] or "").startswith("tag/"):
+                self.may_write(key)
+                return self.api(key, hub.repo(key), "tag-delete", found["verb"].removeprefix("tag/"), b"")
             verb, _, rest = (found["verb"] or "revision/main").partition("/")
             return self.api(key, hub.repo(key), verb, rest, body)
         raise Refused(404, f"no route {self.command} {path}", "EntryNotFound")
@@ -223,7 +227,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def api(self, key, repo, verb, rest, body):
         hub = self.hub
-        writing = {"preupload", "commit", "super-squash", "tag"} | ({"lfs-files"} if self.command == "POST" else set())
+        writing = {"preupload", "commit", "super-squash", "tag", "branch"} | (
+            {"lfs-files"} if self.command == "POST" else set()
+        )
         if verb in writing:
             self.may_write(key.removeprefix("datasets/"))
         if verb == "revision":
@@ -235,7 +241,8 @@ class Handler(BaseHTTPRequestHandler):
                       "lastModified": "2026-01-01T00:00:00.000Z"},
             )  # fmt: skip
         if verb == "tree":
-            revision, _, folder = rest.partition("/")
+            named = re.match(r"refs/\w+/[^/]+", rest)  # others have no slash in their names here
+            revision, _, folder = (named[0], "", rest[len(named[0]) + 1 :]) if named else rest.partition("/")
             files = hub.tree(repo, revision)[1]
             inside = [name for name in sorted(files) if not folder or name.startswith(f"{folder}/")]
             if folder and not inside:
@@ -267,9 +274,18 @@ class Handler(BaseHTTPRequestHandler):
             )  # fmt: skip
         if verb == "commit":
             return self.commit(key, repo, rest, body)
+        if verb == "branch":
+            if rest in repo["refs"]:
+                raise Refused(409, f"There is a branch {rest} already")
+            repo["refs"][rest] = repo["refs"]["main"]
+            return self.answer()
         if verb == "tag":
             repo["refs"][json.loads(body)["tag"]] = hub.tree(repo, rest)[0]
             repo.setdefault("tags", []).append(json.loads(body)["tag"])
+            return self.answer()
+        if verb == "tag-delete":
+            del repo["refs"][rest]
+            repo["tags"].remove(rest)
             return self.answer()
         if verb == "super-squash":
             title = json.loads(body).get("message", "squash") if body else "squash"

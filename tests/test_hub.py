@@ -24,7 +24,8 @@ def hub(tmp_path_factory):
 
 def client(address, root):
     """The surroundings of a process whose Hub is the one at `address`."""
-    paths = {"HF_ENDPOINT": address, "HF_HOME": str(root / "home"), "PYTHONPATH": FOLDER}
+    paths = {"HF_ENDPOINT": address, "HF_HOME": str(root / "home"), "PYTHONPATH": FOLDER,
+             "HUB_BLOBS": str(root / "blobs")}  # fmt: skip
     settings = {"HF_TOKEN": "hf_dummy", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
     return {**os.environ, **paths, **settings}
 
@@ -59,7 +60,8 @@ def test_every_strategy_pushes_the_model_its_card_and_nothing_else_unasked(hub, 
     shared = {"README.md", "config.json", "model.safetensors", "training_args.bin"}
     assert found["end"]["trained"] == [] and set(found["every_save"]["trained"]) == shared
     for strategy in ("end", "every_save"):
-        assert set(found[strategy]["saved"]) == shared and not found[strategy]["warned"]
+        assert set(found[strategy]["saved"]) == shared
+    assert not found["end"]["warned"] and "have not forgotten yet" in found["every_save"]["warned"][0]
     for strategy, folders in (
         ("checkpoint", {"last-checkpoint"}),
         ("all_checkpoints", {"checkpoint-1", "checkpoint-2"}),
@@ -86,18 +88,36 @@ def test_faults_say_what_to_do_keep_the_model_and_a_second_try_completes(hub, tm
         assert words in found[name]["said"] and "The model is whole in" in found[name]["said"], name
         assert found[name]["local"] and found[name]["second"], name
     assert "does not accept the token" in found["early"], "before any training"
-    assert found["background"] == 2 and "optimizer.pt" in found["traces"]
+    steps, said = found["background"]
+    assert steps == 2 and "A push during training failed. me/background: the token may not write there" in said
 
 
 def test_push_replaces_the_history_only_when_told_to(hub, tmp_path):
     found = job(hub, "replace", tmp_path)
-    assert found["plain"] == 0 and found["still there"], "a push over the original keeps it in the history"
-    assert set(found["files"]) == {"README.md", "config.json", "model.safetensors", "training_args.bin"}
+    assert found["plain"] == 0 and found["kept"] == [3, 3], "a push over the original keeps it in the history"
+    assert {"pytorch_model.bin", "README.md", "config.json", "model.safetensors"} <= set(found["files"])
     assert found["explained"] == 1 and found["untouched"], "--replace alone explains and does nothing"
-    assert found["interrupted"] == 1 and found["done"] == 0 and found["gone"] and found["equal"]
-    assert len(found["main"]) == 1
+    assert found["tagged"] == [1, 3], "what a tag holds is not taken from it, and that is said"
+    assert found["interrupted"] == 1 and found["done"] == [0, 0] and found["equal"] and found["commits"] == 1
+    assert set(found["left"]) == {"README.md", "config.json", "model.safetensors", "training_args.bin"}
     assert found["with state"] == 0 and found["warned"] and "checkpoint-2/optimizer.pt" in found["state files"]
-    assert found["nothing"] == 1
+    assert found["branch"] == [0, ["dev", "main"]] and found["nothing"] == 1
+    assert found["without owner"][0] == 0 and "model.safetensors" in found["without owner"][1]
+
+
+def test_no_file_on_the_hub_has_a_path_a_token_or_traces_of_the_forget_set(hub, tmp_path):
+    found = job(hub, "leaks", tmp_path)
+    assert found["found"] == []
+    plots = {f"unlearning_report/{name}.png" for name in ("accuracy", "roc", "confidence", "features")}
+    assert set(found["files"]) == plots | {
+        "README.md", "config.json", "model.safetensors", "training_args.bin", "notes.txt",
+        "unlearning_report/report.json", "unlearning_report/report.md",
+    }  # fmt: skip
+    assert not found["card"] and not found["checkpoint card"], "peft's own card names the base model's folder"
+    assert "is a folder of this machine" in found["push"] and "is a folder of this machine" in found["before"]
+    assert found["pushed"] is None
+    assert "may not write there" in found["later"] and "may not write there" in found["future"]
+    assert found["branch"] and found["refs"] == ["dev", "main"]
 
 
 @pytest.mark.skipif(not os.environ.get("HUB_TEST_TOKEN"), reason="HUB_TEST_TOKEN is not set: the real Hub is not used")

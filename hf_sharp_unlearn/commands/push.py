@@ -1,19 +1,19 @@
 """`sharp-unlearn push`: upload a model, and look after what the repository keeps of the old one."""
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..hub import CHECKPOINTS, erase, push_folder, remains, traces
+from ..hub import check_folder, erase, push_folder, remains, shareable_files
 from .options import option
 from .parsing import UsageError, parse
 
 EXPLANATION = """\
 A repository keeps its history: whoever asks for an older revision still gets the model that remembers. Pushing over it
-is not enough. --replace --delete-history squashes the main branch to one commit and deletes the large files that it no
-longer has. There is no way back, and it does not reach other branches and tags (delete those on the Hub), copies,
-forks, mirrors, caches, and downloads that were made before."""
+is not enough. --replace --delete-history also deletes the other weight files of the main branch, squashes it to one
+commit, and deletes the large files that no branch, tag or pull request has any more. There is no way back. Other
+branches and tags keep what they have until you delete them, and nothing reaches copies, forks, mirrors, caches, and
+downloads that were made before."""
 
 
 @dataclass
@@ -62,32 +62,39 @@ def main(argv: Sequence[str]) -> None:
         raise UsageError("--delete-history without --replace: it is the repository's old model that is deleted.")
     if history.replace and push.revision not in (None, "main"):
         raise UsageError(f"--replace --revision {push.revision}: history is squashed on the main branch only.")
+    if history.replace and "/" not in push.repo:
+        raise UsageError(f"--replace --repo {push.repo}: name the owner too, OWNER/NAME.")
+    check_folder(push.folder)
     if history.replace and not history.delete_history:
         print(EXPLANATION)
         print(remains(push.repo).describe(push.repo))
         raise ValueError("Nothing was pushed. Add --delete-history to replace the old model for good.")
-    if state.include_training_state and os.path.isdir(push.folder):
-        names = sorted({name for name in os.listdir(push.folder) if name.startswith(CHECKPOINTS.rstrip("*"))})
+    if state.include_training_state:
+        asked = sorted(set(shareable_files(push.folder, True)) - set(shareable_files(push.folder)))
         warnings.warn(
-            f"--include-training-state: {[*traces(push.folder), *names]} are computed from the forget set and will be "
-            "on the Hub.",
-            stacklevel=2,
+            f"--include-training-state: {asked} are computed from the forget set and will be on the Hub.", stacklevel=2
         )
-    address = push_folder(
+    done = push_folder(
         push.folder,
         push.repo,
         message=push.message,
         private=push.private or None,
         revision=push.revision,
         training_state=state.include_training_state,
+        replace=history.replace,
     )
-    print(f"pushed: {address}")
+    repo = done.repo_url.repo_id
+    print(f"pushed: {done.commit_url}")
     if history.delete_history:
-        erase(push.repo)
-    left = remains(push.repo)
-    if (left.files or left.refs) and not history.delete_history:
-        print(f"{left.describe(push.repo)}\nIf these are the model before unlearning, see --replace.")
-    elif left and history.delete_history:
-        print(f"{left.describe(push.repo)}\nDelete other branches and tags on the Hub.")
-    elif history.delete_history:
+        erase(repo)
+    left = remains(repo)
+    if history.delete_history and left:
+        print(left.describe(repo))
+        raise ValueError(
+            f"{repo}: the main branch has the unlearned model only, but {', '.join(left.refs) or 'the repository'} may "
+            "still hold the old one. Delete these references on the Hub, and run the command again."
+        )
+    if history.delete_history:
         print("The history is gone. Copies that others made before are not.")
+    elif left.files or left.refs:
+        print(f"{left.describe(repo)}\nIf these are the model before unlearning, see --replace.")
