@@ -15,6 +15,7 @@ from transformers.modelcard import TASK_MAPPING, TrainingSummary
 
 from .arguments import UnlearningArguments
 from .metrics import Absent, Estimate
+from .sharpness import ASAM, SAM
 
 # Arguments that say where and how a run is watched, saved or shared, not what it computes.
 _HOUSEKEEPING = tuple(
@@ -72,9 +73,9 @@ def known_sources(*datasets: Any) -> list[str]:
     return found
 
 
-def training_arguments(trainer: Any) -> list[tuple[str, str]]:
-    """What the run was asked to compute: the usual arguments, and every other one that is not at its default."""
-    args, found = trainer.args, {}
+def training_arguments(args: UnlearningArguments) -> list[tuple[str, str]]:
+    """What a run was asked to compute: the usual arguments, and every other one that is not at its default."""
+    found = {}
     for field in dataclasses.fields(UnlearningArguments):
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         value = getattr(args, field.name, default)
@@ -157,8 +158,14 @@ def cell(text: str) -> str:
 
 
 def shown(value: Any) -> str:
+    """A setting as text. Of what is no plain value only the kind: its repr might tell paths or data."""
     if isinstance(value, Enum):
         value = value.value
     if callable(value) and hasattr(value, "__qualname__"):
-        value = f"{value.__module__}.{value.__qualname__}"
-    return cell(value)
+        return cell(f"{value.__module__}.{value.__qualname__}")
+    if isinstance(value, dict):
+        return cell({str(key): shown(entry) for key, entry in value.items()})
+    if isinstance(value, list | tuple):
+        return cell([shown(entry) for entry in value])
+    plain = value is None or isinstance(value, bool | int | float | str | SAM | ASAM)
+    return cell(value if plain else type(value).__name__)

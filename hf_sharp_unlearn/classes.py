@@ -9,6 +9,7 @@ from torch.utils.data import Subset
 from transformers.models.auto import modeling_auto
 
 from .buffers import evaluating
+from .data import transform_of
 from .images import ImagesInMemory
 from .losses import counted_items, logits_of
 from .rng import isolated_rng
@@ -89,6 +90,9 @@ def _label_rows(dataset: Any, column: str) -> list | None:
         return None if rows is None else [rows[i] for i in dataset.indices]
     if isinstance(dataset, ImagesInMemory):
         return dataset.labels[dataset.rows.to(dataset.device)].tolist()
+    transform = transform_of(dataset)
+    if hasattr(transform, "label_column"):
+        return list(dataset.with_format(None)[transform.label_column])
     if hasattr(dataset, "column_names") and column in dataset.column_names:
         if dataset.format["type"] == "custom":  # the user's transform decides what a label is
             return None

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] not in COMMANDS:
         _overview().parse_args(argv[:1])
     debug = _take_debug(argv)
-    rank = int(os.environ.get("RANK", 0))
+    rank = int(os.environ.get("RANK") or 0)
     try:
         # Each command is imported when it is used: timm, matplotlib and others are needed by some only.
         importlib.import_module(f"{__package__}.commands.{argv[0]}").main(argv[1:])

@@ -126,15 +126,19 @@ def evaluation_sets(forget: Any, retain: Any, own: Any, retain_samples: int, see
         generator = torch.Generator().manual_seed(derive_seed(seed, "eval retain"))
         rows = torch.randperm(len(retain), generator=generator)[:retain_samples].sort().values.tolist()
         sets["retain"] = retain.select(rows) if hasattr(retain, "select") else Subset(retain, rows)
-    sets = {name: _without_augmentation(dataset) for name, dataset in sets.items()}
-    if isinstance(own, Mapping):
-        return {**sets, **own}
-    return sets if own is None else {**sets, "test": own}
+    if own is not None:
+        sets |= own if isinstance(own, Mapping) else {"test": own}
+    return {name: _without_augmentation(dataset) for name, dataset in sets.items()}
 
 
 def _without_augmentation(dataset: Any) -> Any:
     """Images as they are, where the data set can tell: see `images`."""
     if hasattr(dataset, "for_evaluation"):
         return dataset.for_evaluation()
-    transform = ((getattr(dataset, "format", None) or {}).get("format_kwargs") or {}).get("transform")
+    transform = transform_of(dataset)
     return dataset.with_transform(transform.for_evaluation()) if hasattr(transform, "for_evaluation") else dataset
+
+
+def transform_of(dataset: Any) -> Any:
+    """What `with_transform` has set on a `datasets.Dataset`; None for none, and for anything else."""
+    return ((getattr(dataset, "format", None) or {}).get("format_kwargs") or {}).get("transform")

@@ -82,6 +82,13 @@ class ImagesInMemory(Dataset):
         labels = torch.as_tensor(labels)
         if labels.shape != (len(pixels),) or labels.is_floating_point():
             raise ValueError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}: give {len(pixels)} classes.")
+        if augmentation is not None and not callable(augmentation) and not hasattr(augmentation, "batch"):
+            raise ValueError(f"augmentation={augmentation!r}: must be a CropFlip, or a callable on one image.")
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) not in (1, pixels.shape[1]):
+                raise ValueError(
+                    f"{name}={list(values)}: give one value, or one for each of {pixels.shape[1]} channels."
+                )
         self.pixels, self.labels, self.augmentation = pixels, labels.to(pixels.device, torch.long), augmentation
         self.mean, self.std = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (mean, std))
         self.rows = torch.arange(len(pixels))
@@ -104,11 +111,16 @@ class ImagesInMemory(Dataset):
         """
         from tqdm.auto import tqdm
 
+        for name, column in (("image", image), ("label", label)):
+            if column not in dataset.column_names:
+                raise ValueError(f"{name}={column!r} is no column of the data set, which has {dataset.column_names}.")
+        numbers = np.asarray(dataset.with_format(None)[label][:])
+        if numbers.dtype.kind not in "iu":
+            raise ValueError(f"label={label!r}: holds {numbers[:3].tolist()}, must hold numbers of classes.")
         level, parts = Levels(processor, image, label), []
         for low in tqdm(range(0, len(dataset), batch_size), desc="images", leave=False, disable=len(dataset) < 5000):
             parts.append(torch.from_numpy(level(dataset[low : low + batch_size])["pixel_values"]))
-        labels = torch.as_tensor(np.asarray(dataset.with_format(None)[label][:]))
-        return cls(torch.cat(parts).to(device), labels, level.mean, level.std, augmentation)
+        return cls(torch.cat(parts).to(device), torch.as_tensor(numbers), level.mean, level.std, augmentation)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -224,6 +236,8 @@ class Unpacked:
     mean: Sequence[float]
     std: Sequence[float]
     augmentation: Augmentation | None = None
+
+    label_column = "labels"  # not annotated: no field. It goes through unchanged
 
     def __call__(self, rows: dict[str, list]) -> dict[str, Any]:
         images = [np.frombuffer(image, dtype=np.uint8).reshape(self.shape) for image in rows["pixel_values"]]

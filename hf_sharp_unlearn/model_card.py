@@ -84,7 +84,7 @@ def card_of(
         eval_results=results or None,
     )
     method = trainer.method
-    title = _first_sentence(inspect.getmodule(type(method)).__doc__ or type(method).__name__)
+    title = _title(type(method))
     parts = {
         "model_name": name,
         "summary": _summary(trainer, base),
@@ -93,7 +93,7 @@ def card_of(
         "commitment_note": _commitment_note(commitment),
         "method_source": f"`{type(method).__name__}`: {title}",
         "method": [(f.name, shown(getattr(method, f.name))) for f in dataclasses.fields(method)],
-        "arguments": training_arguments(trainer),
+        "arguments": training_arguments(trainer.args),
         "partition": trainer.partition.summary() if trainer.partition is not None else None,
         "partition_note": _partition_note(trainer),
         "results": _results(trainer, plots),
@@ -235,5 +235,10 @@ def _usage(trainer: Any, model: Any, name: str) -> str | None:
     return f'from transformers import {auto}\n\nmodel = {auto}.from_pretrained("{trainer.hub_model_id or name}")'
 
 
-def _first_sentence(text: str) -> str:
+def _title(method: type) -> str:
+    """A method and its source in a sentence: what its file opens with, or a user's own class says of itself."""
+    own = method.__doc__ or ""
+    text = inspect.getmodule(method).__doc__ if method in METHODS.values() else own
+    if not text or text.startswith(f"{method.__name__}("):  # what dataclass writes where nothing is said
+        return f"{method.__name__}, a method of its user's own."
     return " ".join(text.strip().split("\n\n")[0].split())

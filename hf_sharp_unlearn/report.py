@@ -258,7 +258,10 @@ def _check(
     for name, data in sets.items():
         indexed = hasattr(data, "__getitem__") and hasattr(data, "__len__")
         if not indexed and not isinstance(data, DataLoader):
-            raise ValueError(f"{name} is a {type(data).__name__}: pass a map-style data set or a DataLoader.")
+            raise ValueError(
+                f"{name} is a {type(data).__name__}: pass a map-style data set, a DataLoader, or {name}=None to do "
+                "without."
+            )
         if indexed and len(data) == 0:
             raise ValueError(f"{name} is empty.")
         if relearning is not None and not indexed and name != "test":

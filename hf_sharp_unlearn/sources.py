@@ -23,20 +23,20 @@ LABELS = ("labels", "label", "fine_label")
 IMAGES = ("image", "img", "pixel_values")
 
 
-def load_model(name: str) -> torch.nn.Module:
+def load_model(name: str, dtype: str = "auto") -> torch.nn.Module:
     """The model in a folder or on the Hub, of the class that its config names, in eval mode.
 
-    Raises ValueError where there is none.
+    dtype: of its weights; "auto": as they were saved. Raises ValueError where there is none.
     """
     try:
         if _is_adapter(name):
-            return _adapted(name).eval()
-        return model_class(AutoConfig.from_pretrained(name)).from_pretrained(name).eval()
+            return _adapted(name, dtype).eval()
+        return model_class(AutoConfig.from_pretrained(name)).from_pretrained(name, dtype=dtype).eval()
     except (OSError, ValueError) as error:
         raise ValueError(f"No model could be loaded from {name!r}: {first_line(error)}") from error
 
 
-def _adapted(name: str) -> torch.nn.Module:
+def _adapted(name: str, dtype: str) -> torch.nn.Module:
     """A LoRA or other adapter with its base model; the adapter is trainable, for attacks and landscapes."""
     import peft
 
@@ -45,9 +45,10 @@ def _adapted(name: str) -> torch.nn.Module:
         raise ValueError("its adapter_config.json names no base model (base_model_name_or_path)")
     classes = {"CAUSAL_LM": peft.AutoPeftModelForCausalLM, "SEQ_CLS": peft.AutoPeftModelForSequenceClassification}
     if config.task_type in classes:
-        return classes[config.task_type].from_pretrained(name, is_trainable=True)
+        return classes[config.task_type].from_pretrained(name, is_trainable=True, dtype=dtype)
     base = model_class(AutoConfig.from_pretrained(config.base_model_name_or_path))
-    return peft.PeftModel.from_pretrained(base.from_pretrained(config.base_model_name_or_path), name, is_trainable=True)
+    model = base.from_pretrained(config.base_model_name_or_path, dtype=dtype)
+    return peft.PeftModel.from_pretrained(model, name, is_trainable=True)
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def _numbered(data: Any, label: str, model: str, spec: str) -> Any:
         return data
     config = _config_of(model)
     ids = {str(name): int(number) for name, number in (getattr(config, "label2id", None) or {}).items()}
-    found = names if names is not None else sorted(set(data[label]))
+    found = names if names is not None else sorted({value for value in data[label] if value is not None})
     missing = [name for name in found if name not in ids]
     if not missing:
         numbers = {name: ids[name] for name in found}
@@ -162,7 +163,10 @@ def _numbered(data: Any, label: str, model: str, spec: str) -> Any:
             f"{spec!r} has the classes {list(found)[:10]}, the model has {list(ids)[:10]}: {missing[:5]} cannot be "
             "told. Give the model's config the names (label2id), or a column of numbers (label)."
         )
-    values = data[label]
+    values = list(data.with_format(None)[label][:])
+    empty = [row for row, value in enumerate(values) if value is None or value == -1]
+    if empty:
+        raise ValueError(f"{spec!r}: {len(empty)} rows have no label ({label}), e.g. {empty[:5]}. Leave them out.")
     column = [numbers[value if isinstance(value, str) else names[value]] for value in values]
     return data.remove_columns(label).add_column(label, column)
 
@@ -208,6 +212,10 @@ class Processed:
     image: str
     label: str
 
+    @property
+    def label_column(self) -> str:
+        return self.label  # it goes through unchanged: labels can be checked without decoding
+
     def __call__(self, rows: dict[str, list]) -> dict[str, Any]:
         pictures = [picture.convert(picture_mode(self.processor)) for picture in rows[self.image]]
         return {
@@ -224,6 +232,9 @@ def _texts(data: Any, text: str, label: str | None, model: str, max_length: int)
         remove_columns=[name for name in data.column_names if name != label],
         desc="tokenize",
     )
+    empty = [row for row, ids in enumerate(tokens["input_ids"]) if not ids]
+    if empty:
+        raise ValueError(f"{len(empty)} rows have no text ({text}), e.g. {empty[:5]}. Leave them out.")
     return tokens if label is None else tokens.rename_column(label, "labels") if label != "labels" else tokens
 
 

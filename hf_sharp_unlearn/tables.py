@@ -5,6 +5,7 @@ data     a `.parquet`, `.csv`, `.json` or `.jsonl` file, a folder that `Dataset.
 forget   a column of true and false, a file or list of row numbers, or conditions on columns
 """
 
+import datetime
 import hashlib
 import json
 import operator
@@ -102,30 +103,28 @@ def forget_rows(
 def _flags(data: Any, column: str) -> np.ndarray:
     values = np.asarray(_column(data, column))
     if values.dtype != bool and not (values.dtype.kind in "iuf" and set(np.unique(values)) <= {0, 1}):
+        shown = values[:3].tolist() if None not in values.tolist() else "empty cells"
         raise ValueError(
-            f"--forget-column {column}: must hold true and false, it holds e.g. {values[:3].tolist()}. A condition "
-            f"does it for other columns: --forget-filter '{column} == VALUE'."
+            f"--forget-column {column}: must hold true and false, it holds e.g. {shown}. A condition does it for other "
+            f"columns: --forget-filter '{column} == VALUE'."
         )
     return values.astype(bool)
 
 
 def _indices(given: list[str], total: int) -> np.ndarray:
-    values: Any = given
-    if len(given) == 1 and os.path.isfile(path := str(given[0])):
-        if path.endswith(".npy"):
-            values = np.load(path)
-        elif path.endswith(".json"):
-            with open(path, encoding="utf-8") as file:
-                values = json.load(file)
-        else:
-            with open(path, encoding="utf-8") as file:
-                values = file.read().replace(",", " ").split()
+    name = " ".join(map(str, given))[:80]
     try:
-        rows = np.array([int(value) for value in np.ravel(values)])
+        if len(given) == 1 and os.path.isfile(given[0]):
+            rows = _rows_in(given[0])
+        else:
+            rows = np.array([int(value) for value in given])
     except (TypeError, ValueError):
+        raise ValueError(f"--forget-indices {name}: no list of row numbers, and no .npy, .json or text file.") from None
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
         raise ValueError(
-            f"--forget-indices {' '.join(map(str, given))[:80]}: no such file, and no list of row numbers."
-        ) from None
+            f"--forget-indices {name}: holds {rows.dtype} of shape {rows.shape}, must hold row numbers. "
+            "numpy.flatnonzero(mask) makes them of a mask."
+        )
     wrong = rows[(rows < 0) | (rows >= total)]
     if len(wrong) or len(np.unique(rows)) < len(rows):
         what = f"{wrong[:5].tolist()} are out of range" if len(wrong) else "rows come more than once"
@@ -133,38 +132,61 @@ def _indices(given: list[str], total: int) -> np.ndarray:
     return np.sort(rows)
 
 
+def _rows_in(path: str) -> np.ndarray:
+    if path.endswith(".npy"):
+        return np.load(path)
+    with open(path, encoding="utf-8") as file:
+        if path.endswith(".json"):
+            return np.array(json.load(file))
+        return np.array([int(word) for word in file.read().replace(",", " ").split()])
+
+
 def _holds(data: Any, condition: str) -> np.ndarray:
+    """Rows for which a condition holds; it does not where the cell is empty."""
     import datasets
 
     found = _CONDITION.match(condition)
     if found is None:
         raise ValueError(f"--forget-filter {condition!r}: write COLUMN SIGN VALUE, e.g. 'label == 3' or 'score > 0.9'.")
     column, sign, text = found["column"], found["sign"], found["value"].strip("\"'")
-    values = np.asarray(_column(data, column))
+    cells = _column(data, column)
+    known = np.array([cell is not None for cell in cells])
+    values = np.asarray([cell for cell in cells if cell is not None])
+    if values.dtype == object and isinstance(values[0], datetime.date):
+        values = values.astype("datetime64[us]")
     names = data.features[column].names if isinstance(data.features[column], datasets.ClassLabel) else []
     words = [word.strip().strip("\"'") for word in text.split(",")] if sign == "in" else [text]
     try:
         wanted = [_like(values, str(names.index(word)) if word in names else word) for word in words]
-    except ValueError:
+        # One by one: numpy would turn large whole numbers and fractions into floats to compare them at once.
+        held = np.logical_or.reduce([_COMPARE["==" if sign == "in" else sign](values, value) for value in wanted])
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
             f"--forget-filter {condition!r}: {column} holds {values.dtype} (e.g. {values[:3].tolist()}), which cannot "
             f"be compared with {text!r}."
         ) from None
-    return np.isin(values, wanted) if sign == "in" else _COMPARE[sign](values, wanted[0])
+    rows = np.zeros(len(cells), dtype=bool)
+    rows[known] = held
+    return rows
 
 
 def _like(values: np.ndarray, word: str) -> Any:
+    """The word as what the column holds; whole numbers stay whole, so that long ids are told apart."""
     if values.dtype == bool:
         if word.lower() not in ("true", "false"):
             raise ValueError(word)
         return word.lower() == "true"
+    if values.dtype.kind == "M":
+        return np.datetime64(word)
+    if values.dtype.kind in "iu" and re.fullmatch(r"[+-]?\d+", word):
+        return int(word)
     return float(word) if values.dtype.kind in "iuf" else word
 
 
 def _column(data: Any, column: str) -> list:
     if column not in data.column_names:
         raise ValueError(f"{column!r} is no column of the training set, which has {data.column_names}.")
-    return data.with_format(None)[column][:]  # this column alone: images are not decoded
+    return list(data.with_format(None)[column][:])  # this column alone: images are not decoded
 
 
 def _holds_images(path: str) -> bool:

@@ -234,8 +234,10 @@ def leaks(folder):
     import peft
 
     found = {}
-    run = trainer(f"{folder}/run", method="sharp_minmax", hub_model_id="me/clean", hub_token="hf_dummy", eval_steps=1,
-                  load_best_model_at_end=True, metric_for_best_model="eval_test_loss", eval_strategy="steps")  # fmt: skip
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_test_loss", "eval_strategy": "steps"}
+    run = trainer(
+        f"{folder}/run", method="sharp_minmax", hub_model_id="me/clean", hub_token="hf_dummy", eval_steps=1, **best
+    )
     run.train()
     run.save_state()
     run.create_model_card(finetuned_from=f"{folder}/run", license="mit")

@@ -1,6 +1,7 @@
 """The model card: rendered whole, true to the run, safe to publish, and written again after an evaluation."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -149,9 +150,10 @@ def test_neither_token_nor_path_is_published(run, tmp_path):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_a_card(run, name):
-    text, data = card(run(METHODS[name](), train=False))
+    method = METHODS[name](**({"classes": 3} if METHODS[name].relabel else {}))
+    text, data = card(run(method))
     assert f"`{METHODS[name].__name__}`" in text and name.replace("_", "-") in data.tags
-    assert ("### Partition" in text) is False, "it is made when training starts"
+    assert ("### Partition" in text) is (method.fraction is not None)
 
 
 def test_a_method_of_the_users_own_and_a_plain_module(make_trainer):
@@ -164,6 +166,33 @@ def test_a_method_of_the_users_own_and_a_plain_module(make_trainer):
     text, data = card(trainer)
     assert "| `strength` | `2.0` |" in text and "mine" in data.tags and "<lambda>" in text
     assert "## Use" not in text and data.pipeline_tag is None
+    assert "Mine, a method of its user's own" in text and __doc__ not in text, "not what a script says of itself"
+    trainer = make_trainer(Mine(strength=functools.partial(open, "/home/me/people.csv")), Mlp(), max_steps=1)
+    text, _ = card(trainer)
+    assert "people.csv" not in text and "| `strength` | `partial` |" in text
+
+
+def test_training_anew_takes_the_old_report_off_the_card(run):
+    """A baseline measured before the training says nothing about the weights after it."""
+    trainer = run(train=False)
+    trainer.evaluate_unlearning(timm_resnet(seed=1), relearning=Relearning(samples=2, steps=2, every=1))
+    assert "Beside a model retrained" in card(trainer)[0]
+    trainer.train()
+    text, data = card(trainer)
+    assert "No unlearning report was made" in text and data.eval_results is None
+    assert not os.listdir(f"{trainer.args.output_dir}/unlearning_report")
+    trainer.evaluate_unlearning()
+    assert "relearning.png" not in os.listdir(f"{trainer.args.output_dir}/unlearning_report")
+
+
+def test_an_adapter_on_a_timm_model_is_saved(make_trainer):
+    import peft
+
+    model = peft.get_peft_model(timm_resnet(), peft.LoraConfig(r=2, target_modules=["fc"]))
+    trainer = make_trainer(NegGradPlus(), model, images(24), max_steps=2, save_strategy="steps", save_steps=1)
+    trainer.train()
+    trainer.save_model()
+    assert os.path.exists(f"{trainer.args.output_dir}/adapter_model.safetensors")
 
 
 def test_a_card_without_a_forget_set(make_trainer):

@@ -57,7 +57,7 @@ def test_rows_from_a_file(table, tmp_path, name):
         ({"column": "marked", "indices": ["1"]}, "named by column and indices"),
         ({"column": "colour"}, "'colour' is no column of the training set, which has"),
         ({"column": "score"}, "must hold true and false"),
-        ({"indices": ["nowhere.npy"]}, "no such file, and no list of row numbers"),
+        ({"indices": ["nowhere.npy"]}, "no list of row numbers, and no .npy"),
         ({"indices": ["6"]}, r"\[6\] are out of range; rows go from 0 to 5"),
         ({"indices": ["1", "1"]}, "rows come more than once"),
         ({"conditions": ["score"]}, "write COLUMN SIGN VALUE"),
@@ -71,6 +71,38 @@ def test_rows_from_a_file(table, tmp_path, name):
 def test_what_cannot_be_used_is_said_by_name(table, given, words):
     with pytest.raises(ValueError, match=words):
         forget_rows(table, **given)
+
+
+def test_long_ids_empty_cells_and_dates():
+    """Ids beyond 2**53 are not told apart as floats; an empty cell fulfils nothing."""
+    import datetime
+
+    ids = [1234567890123456789, 1234567890123456790, 9007199254740993, 9007199254740992]
+    days = [datetime.datetime(2024, 1, day) for day in (1, 2, 3)] + [None]
+    table = datasets.Dataset.from_dict(
+        {"user": ids, "score": [1.0, None, 5.0, None], "id": [3, None, 4, 5], "day": days}
+    )
+    for condition, expected in (("user == 1234567890123456789", [0]), ("user in 9007199254740993", [2]),
+                                ("score > 3", [2]), ("score != 5", [0]), ("id == 3", [0]), ("id in 4,5", [2, 3]),
+                                ("day >= 2024-01-02", [1, 2])):  # fmt: skip
+        assert forget_rows(table, conditions=[condition]).tolist() == expected, condition
+    with pytest.raises(ValueError, match="cannot be compared with 'soon'"):
+        forget_rows(table, conditions=["day > soon"])
+    with pytest.raises(ValueError, match="must hold true and false, it holds e.g. empty cells"):
+        forget_rows(table, column="score")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [([1.7, 2.9], "holds float64"), ([True, False, True], "flatnonzero"), ([[1], [2]], "of shape")],
+)
+def test_files_of_something_else_than_row_numbers(table, tmp_path, content, words):
+    np.save(tmp_path / "rows.npy", np.array(content))
+    with pytest.raises(ValueError, match=words):
+        forget_rows(table, indices=[str(tmp_path / "rows.npy")])
+    (tmp_path / "rows.npz").write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(ValueError, match="no list of row numbers, and no .npy"):
+        forget_rows(table, indices=[str(tmp_path / "rows.npz")])
 
 
 def test_pictures_are_not_decoded_to_choose_rows():

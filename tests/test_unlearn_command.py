@@ -156,11 +156,13 @@ def test_a_file_gives_options_and_flags_win(world, tmp_path, capsys):
     path.write_text(
         f"model: {world / 'timm'}\ntrain: {world / 'train.parquet'}\nforget-indices: [1, 2]\nmethod: salun\n"
         f"fraction: 0.25\nmax_steps: 1\nuse_cpu: true\nreport: false\noverwrite: true\noutput_dir: {tmp_path / 'a'}\n"
-        "lr_scheduler_kwargs: {}\ntest: null\n"
+        "lr_scheduler_kwargs: {}\ntest: null\neval_strategy: no\nsave_strategy: no\nrun_name: -x\nlabel_names: []\n"
+        "learning_rate: 1e-3\n"
     )
     assert run("--config", path, "--fraction", 0.75) == 0
     card = (tmp_path / "a" / "README.md").read_text()
     assert "| `fraction` | `0.75` |" in card and "`SalUn`" in card and "| `max_steps` | `1` |" in card
+    assert "| `learning_rate` | `0.001` |" in card and not list((tmp_path / "a").glob("checkpoint-*"))
     for text, words in (("colour: red", "there is no option 'colour'"), ("- a", "must hold a mapping"),
                         ("a: [", "while parsing"), (None, "there is no such file")):  # fmt: skip
         path.unlink(missing_ok=True)
@@ -185,21 +187,24 @@ def test_wrong_usage_exits_with_2_and_failures_with_1_in_one_line(world, tmp_pat
         (["--forget_column", "wrong", "--alpha", 7], "SharpMinMax(alpha=7.0): must be a number in [0, 1]"),
         (["--forget_column", "wrong", "--model", tmp_path], "No model could be loaded from"),
         (["--forget_column", "wrong", "--augmentation", "flip"], "holds arrays, not pictures"),
+        (["--forget_column", "wrong", "--output_dir", world], "would be lost: name another one"),
+        (["--forget_column", "wrong", "--output_dir", ""], "--output_dir is empty"),
     ]
     for code, cases in ((2, usage), (1, failures)):
         for arguments, words in cases:
-            assert run(*base(world, out), *arguments) == code, words
+            assert run(*base(world, out), *arguments) == (2 if "is empty" in words else code), words
             err = capsys.readouterr().err
             lines = [line for line in err.splitlines() if line.startswith("sharp-unlearn:")]
             assert len(lines) == 1 and words in lines[0] and "Traceback" not in err, err
     with pytest.raises(SystemExit) as raised:
         run(*base(world, out), "--forget_colum", "wrong")
-    assert raised.value.code == 2 and not out.exists() or not (out / "all_results.json").exists()
+    assert raised.value.code == 2
+    assert not out.exists(), "nothing was begun"
     with pytest.raises(ValueError, match="colour"):
         run(*base(world, out), "--forget_column", "colour", "--debug")
 
 
-def test_a_killed_run_goes_on_where_it_was(world, tmp_path):
+def test_a_killed_run_goes_on_where_it_was(world, tmp_path, capsys):
     """Killed after a checkpoint, run again with the same options: the same weights as without a kill."""
     options = [*base(world, tmp_path / "killed"), "--forget_column", "wrong", "--no_report", "--save_strategy", "steps",
                "--save_steps", 2, "--max_steps", 60]  # fmt: skip
@@ -218,11 +223,78 @@ def test_a_killed_run_goes_on_where_it_was(world, tmp_path):
     (torn / "model.safetensors").write_bytes(b"half")
     whole = [word if word != tmp_path / "killed" else tmp_path / "whole" for word in options]
     assert run(*whole) == 0
-    assert run(*options, "--learning_rate", 0.5) == 1, "options of another run are not mixed in"
-    assert run(*options) == 0
+    for other in (["--learning_rate", 0.5], ["--weight_decay", 0.5], ["--alpha", 0.5]):
+        assert run(*options, *other) == 1, "options of another run are not mixed in"
+        assert "was made with other options" in capsys.readouterr().err
+    assert run(*options, "--reference", world / "retrained", "--test", world / "test.parquet") == 0
+    assert "going on from" in capsys.readouterr().out, "what is only measured may be another"
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("killed", "whole")]
     assert weights[0] == weights[1]
     assert "(since the last resume)" in (tmp_path / "killed" / "README.md").read_text()
+
+
+def test_data_that_changed_is_not_gone_on_with(world, tmp_path, capsys):
+    """The card would speak of rows that were never forgotten."""
+    table = datasets.Dataset.from_parquet(str(world / "train.parquet"))
+    table.to_parquet(data := tmp_path / "train.parquet")
+    command = ["--model", world / "timm", "--train", data, "--output_dir", tmp_path / "out", "--forget_column", "wrong",
+               "--no_report", *FAST]  # fmt: skip
+    assert run(*command) == 0
+    (tmp_path / "out" / "all_results.json").unlink()
+    others = table.remove_columns("wrong").add_column("wrong", [i % 6 == 1 for i in range(len(table))])
+    others.to_parquet(data)
+    assert run(*command) == 1
+    assert "was made with other options (data)" in capsys.readouterr().err
+
+
+def test_a_folder_of_something_else_is_left_alone(world, tmp_path, capsys):
+    """An original training's checkpoints are neither gone on with nor removed."""
+    folder = tmp_path / "training"
+    for name in ("checkpoint-2", "checkpoint-4"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "trainer_state.json").write_text("{}")
+    for flags in ([], ["--overwrite"]):
+        assert run(*base(world, folder), "--forget_column", "wrong", *flags) == 1
+        assert "that this command has not made" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-2", "checkpoint-4"]
+
+
+@pytest.mark.parametrize("images", ["memory", "disk", "process"])
+def test_labels_outside_the_classes_are_refused_before_the_run(world, tmp_path, images, capsys):
+    table = datasets.Dataset.from_dict(
+        {"image": [Image.new("RGB", (8, 8))] * 6, "label": [0, 1, 2, 3, 0, 1]},
+        datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")}),
+    )
+    table.to_parquet(tmp_path / "pictures.parquet")
+    assert run("--model", world / "resnet", "--train", tmp_path / "pictures.parquet", "--forget_indices", 0, "--images",
+               images, "--output_dir", tmp_path / "out", *FAST) == 1  # fmt: skip
+    assert "labels outside the model's 3 classes, e.g. [3]" in capsys.readouterr().err
+
+
+def test_empty_texts_and_missing_labels_are_named(world, tmp_path, capsys):
+    (tmp_path / "text.jsonl").write_text('{"text": "a fox"}\n{"text": ""}\n{"text": "a dog"}\n')
+    assert run("--model", world / "llama", "--train", tmp_path / "text.jsonl", "--forget_indices", 0, "--output_dir",
+               tmp_path / "out", *FAST) == 1  # fmt: skip
+    assert "1 rows have no text (text), e.g. [1]" in capsys.readouterr().err
+    table = datasets.Dataset.from_dict(
+        {"image": [Image.new("RGB", (8, 8))] * 3, "label": [0, -1, 2]},
+        datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(NAMES.values()))}),
+    )
+    table.to_parquet(tmp_path / "unlabelled.parquet")
+    assert run("--model", world / "resnet", "--train", tmp_path / "unlabelled.parquet", "--forget_indices", 0,
+               "--output_dir", tmp_path / "out", *FAST) == 1  # fmt: skip
+    assert "1 rows have no label (label), e.g. [1]" in capsys.readouterr().err
+
+
+def test_narrow_weights_are_widened_for_training(world, tmp_path, capsys):
+    LlamaForCausalLM.from_pretrained(world / "llama", dtype=torch.bfloat16).save_pretrained(tmp_path / "narrow")
+    PreTrainedTokenizerFast.from_pretrained(world / "llama").save_pretrained(tmp_path / "narrow")
+    command = ["--model", tmp_path / "narrow", "--train", world / "text.jsonl", "--forget_indices", 1, 5, "--no_report",
+               *FAST]  # fmt: skip
+    assert run(*command, "--output_dir", tmp_path / "wide") == 0
+    assert LlamaForCausalLM.from_pretrained(tmp_path / "wide", dtype="auto").dtype == torch.float32
+    assert run(*command, "--output_dir", tmp_path / "same", "--dtype", "auto") == 1
+    assert "float32" in capsys.readouterr().err
 
 
 def test_torchrun_and_accelerate_launch(world, tmp_path):
@@ -273,6 +345,7 @@ def test_help_is_grouped_by_topic_with_units_and_defaults(capsys):
         assert f"\n{topic}:\n" in text, topic
     words = " ".join(text.split())
     assert "sharp_minmax 0.3: share of the trainable parameters in the forget part" in words
+    assert "(default: unlearned)" in words and "(default: epoch)" in words, "this command's own"
     assert "(default: 0.01)" in words and "in tokens (default: 512)" in words and "Default: sam 0.1, asam 1.0" in words
     assert "other training arguments" not in text, "every argument has a topic"
 

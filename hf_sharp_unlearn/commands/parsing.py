@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
@@ -21,9 +22,13 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def parse(
-    command: str, description: str, dataclasses: Sequence[type], argv: Sequence[str], defaults: Sequence[str] = ()
+    command: str,
+    description: str,
+    dataclasses: Sequence[type],
+    argv: Sequence[str],
+    defaults: dict[str, Any] | None = None,
 ) -> tuple:
-    """One instance of each dataclass. defaults: flags that hold where neither file nor command line says otherwise.
+    """One instance of each dataclass. defaults: of options, where they are others than the dataclasses'.
 
     Exits with 2 and a line on stderr for options that do not exist or fit.
     """
@@ -35,12 +40,11 @@ def parse(
         formatter_class=Help,
         allow_abbrev=False,
     )
-    return tuple(parsed(parser, argv, *dataclasses, defaults=defaults))
+    parser.set_defaults(**(defaults or {}))
+    return tuple(parsed(parser, argv, *dataclasses))
 
 
-def parsed(
-    parser: argparse.ArgumentParser, argv: Sequence[str], *dataclasses: type, defaults: Sequence[str] = ()
-) -> list:
+def parsed(parser: argparse.ArgumentParser, argv: Sequence[str], *dataclasses: type) -> list:
     """As `parser` says, `--config` and `--debug` included; [instances] or, without dataclasses, [namespace]."""
     if dataclasses:
         regroup(parser)
@@ -48,7 +52,7 @@ def parsed(
     common.add_argument("--config", metavar="FILE.yaml", help="options by name; flags win over it")
     if "--debug" not in parser._option_string_actions:  # of TrainingArguments, which takes a value
         common.add_argument("--debug", action="store_true", help="print the traceback of an error")
-    found = parser.parse_args([*defaults, *with_config(parser, list(argv))])
+    found = parser.parse_args(with_config(parser, list(argv)))
     if not dataclasses:
         return [found]
     return [cls(**{name: getattr(found, name) for name in _fields(cls)}) for cls in dataclasses]
@@ -81,13 +85,23 @@ def with_config(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
         action = actions.get(flag) or actions.get(flag.replace("-", "_").replace("__", "--", 1))
         if action is None or action.dest in ("help", "config"):
             parser.error(f"--config {path}: there is no option {name!r}")
-        if value is None or action.nargs == 0 and not value:
+        if value is None or value == [] or action.nargs == 0 and not value:
             continue
-        flags.append(action.option_strings[0])
-        if action.nargs != 0:
-            values = value if isinstance(value, list) else [value]
-            flags += [json.dumps(entry) if isinstance(entry, dict) else str(entry) for entry in values]
+        flag = action.option_strings[0]
+        values = [_word(entry, action) for entry in (value if isinstance(value, list) else [value])]
+        if action.nargs == 0:
+            flags.append(flag)
+        elif len(values) == 1:
+            flags.append(f"{flag}={values[0]}")  # with "=", for values that look like flags
+        else:
+            flags += [flag, *values]
     return flags + argv
+
+
+def _word(value: Any, action: argparse.Action) -> str:
+    if value is False and "no" in (action.choices or ()):
+        return "no"  # YAML reads a bare no as false
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 # TrainingArguments has more than a hundred fields: topic -> how their names begin. The first that fits takes a field.

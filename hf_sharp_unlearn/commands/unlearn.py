@@ -1,6 +1,6 @@
 """`sharp-unlearn unlearn`: a model and its data in, an unlearned model with card and report out."""
 
-import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -11,11 +11,12 @@ from typing import Any, Literal
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..arguments import UnlearningArguments
+from ..card_facts import training_arguments
 from ..data import split_forget
 from ..hub import PushError
 from ..images import CropFlip
 from ..sources import collator_for, load_model, prepare, processing_class_of
-from ..tables import forget_rows, is_hub_id, read_table
+from ..tables import fingerprint, forget_rows, is_hub_id, read_table
 from ..trainer import UnlearningTrainer
 from .evaluate import Measurements
 from .method_options import MethodOptions
@@ -24,10 +25,7 @@ from .parsing import UsageError, parse
 
 DONE = "all_results.json"
 OPTIONS = "_options.json"  # "_": stays here when the folder is pushed
-# What a checkpoint depends on beside model, data and method.
-DECISIVE = ("learning_rate", "optim", "optim_args", "lr_scheduler_type", "num_train_epochs", "max_steps", "seed",
-            "per_device_train_batch_size", "forget_batch_size", "gradient_accumulation_steps")  # fmt: skip
-DEFAULTS = ("--output_dir", "unlearned", "--save_strategy", "epoch", "--save_total_limit", "1")
+DEFAULTS = {"output_dir": "unlearned", "save_strategy": "epoch", "save_total_limit": 1}
 AUGMENTATION = {"none": None, "flip": CropFlip(0), "crop-flip": CropFlip()}
 
 
@@ -37,6 +35,10 @@ class Model:
 
     model: str = required(f"the model that must forget: {MODEL}")
     reference: str | None = option("a model retrained without the forget set: the report compares with it")
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = option(
+        "of the weights in training; float32, because narrower ones swallow small steps; auto: as they were saved",
+        "float32",
+    )
 
 
 @dataclass
@@ -79,17 +81,20 @@ def main(argv: Sequence[str]) -> None:
         argv,
         DEFAULTS,
     )
+    _check_folders(model, args.output_dir)
     refuse_finished(args.output_dir, DONE, results.overwrite)
     chosen = method.build()
+    loaded = load_model(model.model, model.dtype)
     with args.main_process_first(desc="data"):
-        sets, indices = _sets(model, data, columns, args)
-        checkpoint = _checkpoint(
-            args, results.overwrite, [*map(_plain, (model, data, columns, method)), _decisive(args)]
-        )
+        sets, indices, prints = _sets(model, data, columns, args)
+        options = {"model": model.model, "dtype": model.dtype, "data": prints, "columns": columns.as_arguments(),
+                   "augmentation": data.augmentation, "method": repr(chosen),
+                   "arguments": training_arguments(args)}  # fmt: skip
+        checkpoint = _checkpoint(args, results.overwrite, options)
     args.forget_selection = args.forget_selection or _selection(data)
     first = sets["forget"]
     trainer = UnlearningTrainer(
-        load_model(model.model),
+        loaded,
         args,
         collator_for(first, model.model),
         eval_dataset=sets.pop("test", None),
@@ -115,33 +120,51 @@ def main(argv: Sequence[str]) -> None:
         _say(trainer, metrics)
 
 
-def _sets(model: Model, data: Data, columns: Columns, args: UnlearningArguments) -> tuple[dict[str, Any], Any]:
-    """Forget, retain and test set, and the rows of the first in the training data, if it is one."""
+def _check_folders(model: Model, output_dir: str) -> None:
+    """Raise ValueError if the results would be written over a model that is still needed."""
+    if not output_dir:
+        raise UsageError("--output_dir is empty: name a folder.")
+    out = os.path.realpath(output_dir)
+    for name, path in (("model", model.model), ("reference", model.reference)):
+        if path and os.path.isdir(path) and os.path.commonpath([out, os.path.realpath(path)]) == out:
+            raise ValueError(
+                f"--output_dir {output_dir} holds --{name} {path}, which would be lost: name another folder."
+            )
+
+
+def _sets(
+    model: Model, data: Data, columns: Columns, args: UnlearningArguments
+) -> tuple[dict[str, Any], Any, dict[str, str]]:
+    """Forget, retain and test set; the rows of the first in the training data, if it is one; fingerprints of all that
+    is trained on."""
     augmentation = AUGMENTATION[data.augmentation]
     settings = {**columns.as_arguments(), "images": data.images, "device": args.device}
-
-    def prepared(spec: str, augmentation: Any) -> Any:
-        return prepare(read_table(spec), spec, model.model, augmentation=augmentation, **settings)
-
     named = bool(data.forget_column or data.forget_indices or data.forget_filter)
     if (data.train is None) == (data.forget is None) or data.train and data.retain or data.forget and named:
         raise UsageError(
             "Give --train with one of --forget-column, --forget-indices and --forget-filter, or --forget with --retain."
         )
+    tables = {name: read_table(spec) for name in ("train", "forget", "retain", "test") if (spec := getattr(data, name))}
+    ready = {
+        name: prepare(
+            table,
+            getattr(data, name),
+            model.model,
+            augmentation=None if name == "test" else augmentation,
+            **settings,
+        )
+        for name, table in tables.items()
+    }
+    prints = {name: fingerprint(getattr(data, name), table) for name, table in tables.items() if name != "test"}
     indices = None
     if data.train:
-        table = read_table(data.train)
         indices = forget_rows(
-            table, column=data.forget_column, indices=data.forget_indices, conditions=data.forget_filter
+            tables["train"], column=data.forget_column, indices=data.forget_indices, conditions=data.forget_filter
         )
-        whole = prepare(table, data.train, model.model, augmentation=augmentation, **settings)
-        sets = dict(zip(("forget", "retain"), split_forget(whole, indices), strict=True))
-    else:
-        sets = {"forget": prepared(data.forget, augmentation)}
-        sets["retain"] = prepared(data.retain, augmentation) if data.retain else None
-    if data.test:
-        sets["test"] = prepared(data.test, None)
-    return sets, indices
+        prints["rows"] = hashlib.sha256(indices.tobytes()).hexdigest()
+        forget, retain = split_forget(ready.pop("train"), indices)
+        ready |= {"forget": forget, "retain": retain}
+    return {"retain": None, **ready}, indices, prints
 
 
 def _specs(data: Data) -> list[str]:
@@ -157,43 +180,43 @@ def _selection(data: Data) -> str:
     return "a list of rows" if data.forget_indices else "a data set of its own"
 
 
-def _plain(options: Any) -> dict[str, Any]:
-    return dataclasses.asdict(options)
+def _checkpoint(args: UnlearningArguments, overwrite: bool, options: dict[str, Any]) -> str | None:
+    """The checkpoint to go on from, if this run was interrupted. With `overwrite` its checkpoints are removed.
 
-
-def _decisive(args: UnlearningArguments) -> dict[str, Any]:
-    return {name: str(getattr(args, name)) for name in DECISIVE}
-
-
-def _checkpoint(args: UnlearningArguments, overwrite: bool, options: list[dict]) -> str | None:
-    """The checkpoint to go on from. An overwritten run's are removed: they belong to the run that is replaced."""
-    folder = args.output_dir
+    Raises ValueError for a folder that something else has filled, or that a run with other options has.
+    """
+    folder, path = args.output_dir, os.path.join(args.output_dir, OPTIONS)
     if args.resume_from_checkpoint:
         return args.resume_from_checkpoint
-    found = _last_complete(folder)
-    path = os.path.join(folder, OPTIONS)
-    if overwrite:
-        if args.process_index == 0 and os.path.isdir(folder):
-            for name in os.listdir(folder):
-                if name.startswith("checkpoint-"):
-                    shutil.rmtree(os.path.join(folder, name))
-        found = None
-    if found and os.path.exists(path):
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    checkpoints = [name for name in names if name.startswith("checkpoint-")]
+    if not os.path.exists(path) and (checkpoints or any(name.endswith((".safetensors", ".bin")) for name in names)):
+        raise ValueError(
+            f"--output_dir {folder} holds a model or checkpoints that this command has not made: name another folder."
+        )
+    options = json.loads(json.dumps(options))
+    found, first = _last_complete(folder), args.process_index == 0
+    if found and not overwrite:
         with open(path, encoding="utf-8") as file:
             before = json.load(file)
-        if before != json.loads(json.dumps(options)):
+        if before != options:
+            others = [name for name in options if before.get(name) != options[name]]
             raise ValueError(
-                f"{found} was made with other options: pass --overwrite to begin anew, or another --output-dir."
+                f"{found} was made with other options ({', '.join(others)}): pass --overwrite to begin anew, or another "
+                "--output_dir."
             )
-        if args.process_index == 0:
+        if first:
             print(f"going on from {found}", flush=True)
-    elif args.process_index == 0:
+        return found
+    if first:
+        for name in checkpoints:
+            shutil.rmtree(os.path.join(folder, name))
         os.makedirs(folder, exist_ok=True)
-        if overwrite and os.path.exists(os.path.join(folder, DONE)):
-            os.remove(os.path.join(folder, DONE))
+        if os.path.exists(done := os.path.join(folder, DONE)):
+            os.remove(done)
         with open(path, "w", encoding="utf-8") as file:
             json.dump(options, file)
-    return found
+    return None
 
 
 def _last_complete(folder: str) -> str | None:
