@@ -127,9 +127,7 @@ def _check_folders(model: Model, output_dir: str) -> None:
     out = os.path.realpath(output_dir)
     for name, path in (("model", model.model), ("reference", model.reference)):
         if path and os.path.isdir(path) and os.path.commonpath([out, os.path.realpath(path)]) == out:
-            raise ValueError(
-                f"--output_dir {output_dir} holds --{name} {path}, which would be lost: name another folder."
-            )
+            raise ValueError(f"--output_dir {output_dir} holds --{name} {path}, which would be lost: name another one.")
 
 
 def _sets(
@@ -202,8 +200,8 @@ def _checkpoint(args: UnlearningArguments, overwrite: bool, options: dict[str, A
         if before != options:
             others = [name for name in options if before.get(name) != options[name]]
             raise ValueError(
-                f"{found} was made with other options ({', '.join(others)}): pass --overwrite to begin anew, or another "
-                "--output_dir."
+                f"{found} was made with other options ({', '.join(others)}): pass --overwrite to begin anew, or "
+                "another --output_dir."
             )
         if first:
             print(f"going on from {found}", flush=True)
