@@ -15,6 +15,7 @@ from ..card_facts import training_arguments
 from ..data import split_forget
 from ..hub import PushError
 from ..images import CropFlip
+from ..model_card import REPORT_FOLDER
 from ..sources import collator_for, load_model, prepare, processing_class_of
 from ..tables import fingerprint, forget_rows, is_hub_id, read_table
 from ..trainer import UnlearningTrainer
@@ -209,6 +210,7 @@ def _checkpoint(args: UnlearningArguments, overwrite: bool, options: dict[str, A
     if first:
         for name in checkpoints:
             shutil.rmtree(os.path.join(folder, name))
+        shutil.rmtree(os.path.join(folder, REPORT_FOLDER), ignore_errors=True)  # it is of other weights
         os.makedirs(folder, exist_ok=True)
         if os.path.exists(done := os.path.join(folder, DONE)):
             os.remove(done)
