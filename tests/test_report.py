@@ -277,7 +277,7 @@ def test_a_language_model_is_reported_by_token():
         ({"reference": 3}, "reference is a int"),
         ({"forget": None}, "forget=None"),
         ({"test": []}, "test is empty"),
-        ({"retain": iter([])}, "retain is a list_iterator: pass a map-style data set or a DataLoader"),
+        ({"retain": iter([])}, "retain is a list_iterator: pass a map-style data set, a DataLoader, or retain=None"),
         ({"relearning": ATTACK, "retain": DataLoader(rows(4))}, "retain is a DataLoader: the relearning attack"),
         ({"relearning": ATTACK, "forget": rows(1)}, "forget has one sample"),
         ({"svc_samples": -1}, "svc_samples=-1"),
