@@ -74,7 +74,9 @@ def check_forget_indices(indices: Any, forget_dataset: Any) -> list[int] | None:
 
 
 def check_loaders(args: TrainingArguments, datasets: Mapping[str, Any]) -> None:
-    """Images that lie on an accelerator are loaded by this process, and are not pinned."""
+    """Images that lie on an accelerator are loaded by this process, and are not pinned; on a CPU nothing is."""
+    if args.device.type == "cpu":
+        args.dataloader_pin_memory = False  # torch would warn of it in every run
     for name, data in datasets.items():
         if isinstance(data, ImagesInMemory) and data.device.type != "cpu":
             if args.dataloader_num_workers:
