@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml setup.py
 	touch $@
 
 demo: $(STAMP)
-	$(VENV)/bin/sharp-unlearn demo
+	$(VENV)/bin/sharp-unlearn demo --overwrite
 
 test: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -18,7 +18,8 @@ import huggingface_hub
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError
 
-# What a training run leaves that was computed from the forget set and is not the model: see `traces`.
+# What a training run leaves that was computed from the forget set and is not the model: optimizer moments, masks,
+# generator states.
 TRACES = ("optimizer*.pt", "optimizer*.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "partition.safetensors")
 CHECKPOINTS = "checkpoint-*"
 # What says where and how somebody worked: paths, host names. "_*": the salt of the commitment, the options of a run.
@@ -32,12 +33,6 @@ class PushError(RuntimeError):
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
-
-
-def traces(folder: str) -> list[str]:
-    """Files directly in a folder that hold what was computed from the forget set: optimizer moments, masks, generator
-    states."""
-    return sorted(name for name in os.listdir(folder) if _fits(name, TRACES))
 
 
 def shareable_files(folder: str, training_state: bool = False) -> list[str]:

@@ -121,6 +121,7 @@ def _all_digits():
 
 
 def test_exit_codes_and_errors_of_one_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     assert cli.main(["demo", "--seeds", "0"]) == 2
     for arguments in ([], ["nonsense"], ["demo", "--seeds", "x"], ["demo", "--seed", "1"]):
         with pytest.raises(SystemExit) as raised:
@@ -139,6 +140,11 @@ def test_exit_codes_and_errors_of_one_line(capsys, monkeypatch, tmp_path):
         cli.main(["demo", "--debug"])
     kwargs_error = KeyboardInterrupt()
     assert cli.main(["demo"]) == 130
+    (tmp_path / "demo_output").mkdir()
+    (tmp_path / "demo_output" / "results.json").write_text("{}")
+    capsys.readouterr()
+    assert cli.main(["demo"]) == 1 and "pass --overwrite" in capsys.readouterr().err
+    assert cli.main(["demo", "--overwrite"]) == 130
 
 
 def test_the_installed_command_and_the_module_say_how_to_use_them():

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .options import option
+from .options import option, refuse_finished
 from .parsing import UsageError, parse
 
 
@@ -13,6 +13,7 @@ class Demo:
 
     seeds: int = option("number of runs, seeds 0, 1, ...; more print a spread", 1)
     output_dir: str = option("where table, plots, report and models are written", "demo_output")
+    overwrite: bool = option("replace results that are there already", False)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -25,6 +26,7 @@ def main(argv: Sequence[str]) -> None:
     )
     if options.seeds < 1:
         raise UsageError(f"--seeds {options.seeds}: must be a whole number >= 1.")
+    refuse_finished(options.output_dir, "results.json", options.overwrite)
     from .. import demo  # timm is needed by this command only
 
     demo.run_demo(seeds=options.seeds, output_dir=options.output_dir)
