@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult
 from transformers.modelcard import TASK_MAPPING, TrainingSummary
 
 from .arguments import UnlearningArguments
+from .hub import hub_id
 from .metrics import Absent, Estimate
 from .sharpness import ASAM, SAM
 
@@ -40,13 +41,6 @@ def inner_model(model: Any) -> Any:
 def hub_name_of(model: Any) -> str | None:
     """The id on the Hub that a model was loaded from; None for a local folder or a fresh model."""
     return hub_id(getattr(getattr(model, "config", None), "_name_or_path", None))
-
-
-def hub_id(name: str | None) -> str | None:
-    """The name, if it is an id on the Hub and no folder of this machine."""
-    if not name or os.path.exists(name) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
-        return None
-    return name
 
 
 def task_of(model: Any) -> str | None:

@@ -10,6 +10,7 @@ import fnmatch
 import glob
 import json
 import os
+import re
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import huggingface_hub
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError
+from huggingface_hub.hf_api import LFSFileInfo, RepoFile
 
 # What a training run leaves that was computed from the forget set and is not the model: optimizer moments, masks,
 # generator states.
@@ -29,6 +31,13 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpa
 
 class PushError(RuntimeError):
     """An upload to the Hub did not happen, or not wholly. Nothing is lost on this machine."""
+
+
+def hub_id(name: str | None) -> str | None:
+    """The name, if it is an id on the Hub and no folder of this machine."""
+    if not name or os.path.exists(name) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
+        return None
+    return name
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
@@ -192,12 +201,11 @@ def remains(repo: str, token: str | None = None) -> Remains:
     api = HfApi(token=token)
     with explained(repo):
         commits = api.list_repo_commits(repo)
-        large = [entry for entry in api.list_repo_tree(repo, recursive=True) if getattr(entry, "lfs", None)]
-        current = {entry.lfs.sha256 for entry in large}
-        files = [file for file in api.list_lfs_files(repo) if not {file.oid, file.file_oid} & current]
+        current = _large_files(api, repo)
+        files = _beside(api, repo, current)
         refs = _other_refs(api, repo)
     return Remains(
-        tuple((entry.path, entry.size) for entry in large),
+        tuple((entry.path, entry.size) for entry in current),
         tuple(commit.title for commit in commits[1:]),
         tuple((file.filename, file.size, file.oid) for file in files),
         tuple(refs),
@@ -213,17 +221,21 @@ def erase(repo: str, token: str | None = None) -> None:
     api = HfApi(token=token)
     with explained(repo):
         api.super_squash_history(repo, commit_message="Unlearned model; the history before it was removed")
-        held = _large_files(api, repo, None)
-        for ref in _other_refs(api, repo):
-            held |= _large_files(api, repo, ref)
-        stale = [file for file in api.list_lfs_files(repo) if not {file.oid, file.file_oid} & held]
-        if stale:
+        revisions = [None, *_other_refs(api, repo)]
+        held = [entry for revision in revisions for entry in _large_files(api, repo, revision)]
+        if stale := _beside(api, repo, held):
             api.permanently_delete_lfs_files(repo, stale)
 
 
-def _large_files(api: HfApi, repo: str, revision: str | None) -> set[str]:
+def _large_files(api: HfApi, repo: str, revision: str | None = None) -> list[RepoFile]:
     entries = api.list_repo_tree(repo, recursive=True, revision=revision)
-    return {entry.lfs.sha256 for entry in entries if getattr(entry, "lfs", None)}
+    return [entry for entry in entries if getattr(entry, "lfs", None)]
+
+
+def _beside(api: HfApi, repo: str, held: Sequence[RepoFile]) -> list[LFSFileInfo]:
+    """Large files that were ever pushed and are none of those."""
+    hashes = {entry.lfs.sha256 for entry in held}
+    return [file for file in api.list_lfs_files(repo) if not {file.oid, file.file_oid} & hashes]
 
 
 def _other_refs(api: HfApi, repo: str) -> list[str]:

@@ -20,7 +20,6 @@ from .card_facts import (
     cell,
     eval_results,
     hardware,
-    hub_id,
     hub_name_of,
     inner_model,
     known_sources,
@@ -30,8 +29,9 @@ from .card_facts import (
     task_of,
     training_arguments,
 )
+from .hub import hub_id
 from .methods import METHODS
-from .report_text import CAPTIONS, format_value, metric_table, not_measured, relearning_table
+from .report_text import CAPTIONS, format_value, has_reference, metric_table, not_measured, relearning_table
 
 TAGS = ("machine-unlearning", "hf_sharp_unlearn")
 REPORT_FOLDER = "unlearning_report"
@@ -167,12 +167,11 @@ def _results(trainer: Any, plots: Sequence[str]) -> str:
         table = _evaluation_table(trainer)
         missing = "No unlearning report was made (`trainer.evaluate_unlearning(reference)`)"
         return f"{missing}; there is no comparison with a retrained model.\n\n{table}".rstrip()
-    compared = any("retrained" in values for values in report.metrics.values())
     samples = ", ".join(f"{split} {n:,}" for split, n in report.samples.items())
     tow = report.metrics["tug_of_war"]["unlearned"]
     lines = [
         f"Beside a model retrained without the forget set: Tug-of-War {format_value(tow)}; 1 is the retrained model."
-        if compared
+        if has_reference(report)
         else "There is no retrained model to compare with: the numbers say how the model behaves, not how well it "
         "forgot.",
         "",
@@ -220,7 +219,7 @@ def _limits(trainer: Any) -> list[str]:
         "What the forget set has in common with the retain set is kept, on purpose.",
         "Copies of the original model, its earlier commits on the Hub included, still remember.",
     ]
-    if trainer.report is None or not any("retrained" in values for values in trainer.report.metrics.values()):
+    if trainer.report is None or not has_reference(trainer.report):
         limits.append("It was not compared with a model retrained without the forget set.")
     if trainer.report is None or not trainer.report.relearning:
         limits.append("No relearning attack was made: how fast fine-tuning brings the forget set back is not known.")

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -136,9 +137,10 @@ class PublishHooks:
         if self._card_written:
             self.create_model_card()
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        metrics = super().evaluate(*args, **kwargs)
-        self._refresh_card()
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        metrics = super().evaluate(eval_dataset, *args, **kwargs)
+        if eval_dataset is None or isinstance(eval_dataset, Mapping):  # Trainer calls this again for each split
+            self._refresh_card()
         return metrics
 
     # ---- pushes ----

@@ -69,6 +69,11 @@ def not_measured(report: "UnlearningReport", level: int = 2) -> list[str]:
     return [f"{'#' * level} Not measured", "", *reasons, ""]
 
 
+def has_reference(report: "UnlearningReport") -> bool:
+    """True if there is a retrained model beside the unlearned one."""
+    return "retrained" in _models(report)
+
+
 def _models(report: "UnlearningReport") -> list[str]:
     order = ("unlearned", "retrained", "original")
     return [model for model in order if any(model in values for values in report.metrics.values())]
@@ -91,7 +96,7 @@ def _summary(report: "UnlearningReport") -> str:
     tow = report.metrics["tug_of_war"]["unlearned"]
     if isinstance(tow, Estimate):
         parts.append(f"Tug-of-War {format_value(tow)}; 1 is the retrained model.")
-    elif all("retrained" not in values for values in report.metrics.values()):
+    elif not has_reference(report):
         parts.append(
             "There is no retrained model to compare with: the numbers say how the model behaves, not how well it "
             "forgot."

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from .hub import hub_id
+
 FILES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
@@ -57,8 +59,7 @@ def read_table(spec: str) -> Any:
 def is_hub_id(spec: str) -> str | None:
     """The Hub's id of a data set named so, without its split; None for what lies on this machine."""
     path = spec.rpartition(":")[0] or spec
-    local = os.path.exists(spec) or os.path.exists(path)
-    return path if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not local else None
+    return hub_id(path) if "/" in path and not os.path.exists(spec) else None
 
 
 def fingerprint(spec: str, data: Any) -> str:

@@ -98,7 +98,8 @@ def test_imports_point_downwards():
         ["arguments", "inputs", "losses", "sampling", "teacher"],
         ["data"],
         ["images", "partition", "sharpness"],
-        ["rng", "distributed", "buffers", "figures", "hub", "commitment", "shareable", "tables"],
+        ["tables"],
+        ["rng", "distributed", "buffers", "figures", "hub", "commitment", "shareable"],
         ["kernels"],
     ]
     level = {name: depth for depth, names in enumerate(levels) for name in names}

@@ -144,6 +144,12 @@ def _sets(
             "Give --train with one of --forget-column, --forget-indices and --forget-filter, or --forget with --retain."
         )
     tables = {name: read_table(spec) for name in ("train", "forget", "retain", "test") if (spec := getattr(data, name))}
+    indices, prints = None, {name: fingerprint(getattr(data, name), tables[name]) for name in tables if name != "test"}
+    if data.train:  # chosen before pictures are decoded: a wrong choice should not cost that
+        indices = forget_rows(
+            tables["train"], column=data.forget_column, indices=data.forget_indices, conditions=data.forget_filter
+        )
+        prints["rows"] = hashlib.sha256(indices.tobytes()).hexdigest()
     ready = {
         name: prepare(
             table,
@@ -154,13 +160,7 @@ def _sets(
         )
         for name, table in tables.items()
     }
-    prints = {name: fingerprint(getattr(data, name), table) for name, table in tables.items() if name != "test"}
-    indices = None
     if data.train:
-        indices = forget_rows(
-            tables["train"], column=data.forget_column, indices=data.forget_indices, conditions=data.forget_filter
-        )
-        prints["rows"] = hashlib.sha256(indices.tobytes()).hexdigest()
         forget, retain = split_forget(ready.pop("train"), indices)
         ready |= {"forget": forget, "retain": retain}
     return {"retain": None, **ready}, indices, prints
