@@ -129,12 +129,18 @@ def explained(repo: str, folder: str | None = None) -> Iterator[None]:
         raise PushError(_explained(error, repo, folder)) from error
 
 
+def make_repo(repo: str, *, private: bool | None = None, token: str | None = None, folder: str | None = None) -> str:
+    """Make a repository where there is none; return its whole name. repo: "name" or "owner/name". folder: where the
+    model lies meanwhile, for the error. Raises PushError."""
+    with explained(repo, folder):
+        return HfApi(token=token).create_repo(repo, private=private, exist_ok=True).repo_id
+
+
 def push_folder(
     folder: str,
     repo: str,
     *,
     message: str = "Upload unlearned model",
-    private: bool | None = None,
     revision: str | None = None,
     token: str | None = None,
     training_state: bool = False,
@@ -143,8 +149,8 @@ def push_folder(
 ) -> CommitInfo:
     """Upload a saved model with its card and report; see `shareable_files` for what else is in the folder.
 
-    folder: what `save_model` and `create_model_card` wrote. repo: "name" or "owner/name"; made where there is none, as
-    is the branch `revision`. training_state: also upload checkpoints, optimizer state and masks, which hold traces of
+    folder: what `save_model` and `create_model_card` wrote. repo: as `make_repo` returns it. revision: a branch, made
+    where there is none. training_state: also upload checkpoints, optimizer state and masks, which hold traces of
     the forget set. replace: delete weight files from the branch that are not uploaded, in the same commit.
 
     Raises ValueError for a folder without a model, PushError if the Hub or the connection does not play along.
@@ -152,7 +158,6 @@ def push_folder(
     check_folder(folder)
     api = HfApi(token=token)
     with explained(repo, folder):
-        repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
         if revision not in (None, "main"):
             api.create_branch(repo, branch=revision, exist_ok=True)
         return api.upload_folder(

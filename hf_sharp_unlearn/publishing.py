@@ -17,7 +17,7 @@ from transformers.utils import PushInProgress
 
 from .commitment import keep_commitment
 from .data import rows_of
-from .hub import check_base, check_folder, explained, push_folder, shareable_files
+from .hub import check_base, check_folder, make_repo, push_folder, shareable_files
 from .model_card import REPORT_FOLDER, card_of
 from .report import UnlearningReport
 from .report_text import CAPTIONS
@@ -145,9 +145,16 @@ class PublishHooks:
 
     # ---- pushes ----
 
-    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
-        with explained(self.args.hub_model_id or self.hub_name):
-            super().init_hf_repo(*args, **kwargs)
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None, folder: str | None = None) -> None:
+        """As Trainer: make the repository. folder: where the model lies meanwhile, for the error. Raises PushError."""
+        if self.is_world_process_zero():
+            self.hub_model_id = make_repo(
+                self.args.hub_model_id or self.hub_name,
+                private=self.args.hub_private_repo if private is None else private,
+                token=self.args.hub_token if token is None else token,
+                folder=folder,
+            )
+            self.push_in_progress = None
 
     def push_to_hub(
         self,
@@ -173,11 +180,7 @@ class PublishHooks:
             return None
         check_folder(folder)
         if self.hub_model_id is None:
-            private = self.args.hub_private_repo if private is None else private
-            with explained(self.args.hub_model_id or self.hub_name, folder):
-                name = self.args.hub_model_id or self.hub_name
-                self.hub_model_id = HfApi(token=token).create_repo(name, private=private, exist_ok=True).repo_id
-                self.push_in_progress = None
+            self.init_hf_repo(token, private, folder)
         self.create_model_card(**{"model_name": self.hub_model_id.split("/")[-1], **kwargs})
         self._finish_current_push()
         return self._push(folder, commit_message, blocking, token=token, revision=revision or self.args.hub_revision)

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..hub import check_folder, erase, push_folder, remains, shareable_files
+from ..hub import check_folder, erase, make_repo, push_folder, remains, shareable_files
 from .options import option
 from .parsing import UsageError, parse
 
@@ -74,16 +74,15 @@ def main(argv: Sequence[str]) -> None:
         warnings.warn(
             f"--include-training-state: {asked} are computed from the forget set and will be on the Hub.", stacklevel=2
         )
+    repo = make_repo(push.repo, private=push.private or None, folder=push.folder)
     done = push_folder(
         push.folder,
-        push.repo,
+        repo,
         message=push.message,
-        private=push.private or None,
         revision=push.revision,
         training_state=state.include_training_state,
         replace=history.replace,
     )
-    repo = done.repo_url.repo_id
     print(f"pushed: {done.commit_url}")
     if history.delete_history:
         erase(repo)
