@@ -33,8 +33,8 @@ test-oldest: $(OLDEST)/.installed
 
 # The kernel and optimizer tests on a GPU instead of Triton's interpreter.
 test-gpu: $(STAMP)
-	GPU_TESTS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/pytest -q tests/test_kernels.py tests/test_kernel_checks.py \
-		tests/test_optim.py tests/test_optim_staging.py tests/test_table.py tests/test_gpu.py
+	GPU_TESTS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/pytest -q tests/kernels \
+		tests/step/test_optim.py tests/step/test_optim_staging.py
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check --fix .

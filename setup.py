@@ -19,5 +19,5 @@ setup(
         "hf_sharp_unlearn.kernels": "kernels/sharp_minmax/torch-ext/sharp_minmax",
         "hf_sharp_unlearn.benchmarks": "benchmarks",
     },
-    package_data={"hf_sharp_unlearn": ["templates/*.md"]},
+    package_data={"hf_sharp_unlearn.sharing": ["templates/*.md"]},
 )

@@ -29,10 +29,10 @@ from hf_sharp_unlearn import CropFlip, ImagesInMemory
 from hf_sharp_unlearn.benchmarks.evaluation import Classifier
 from hf_sharp_unlearn.benchmarks.kernel_part import quantiles
 from hf_sharp_unlearn.benchmarks.step import HERE, append, positive, surroundings
-from hf_sharp_unlearn.images import cached_images
-from hf_sharp_unlearn.loading import StreamDataset
-from hf_sharp_unlearn.sampling import Slot
-from hf_sharp_unlearn.sources import Processed
+from hf_sharp_unlearn.data.images import cached_images
+from hf_sharp_unlearn.data.loading import StreamDataset
+from hf_sharp_unlearn.data.sampling import Slot
+from hf_sharp_unlearn.data.sources import Processed
 
 
 def pictures(count: int, size: int) -> datasets.Dataset:

@@ -25,7 +25,7 @@ from hf_sharp_unlearn.benchmarks.released import released_sharp_minmax
 from hf_sharp_unlearn.benchmarks.vision import SETUPS, SHARE
 from hf_sharp_unlearn.benchmarks.vision_configs import CONFIGS
 from hf_sharp_unlearn.benchmarks.vision_data import Images, Task, load_task
-from hf_sharp_unlearn.rng import derive_seed
+from hf_sharp_unlearn.runtime.rng import derive_seed
 
 task_of = functools.cache(load_task)
 

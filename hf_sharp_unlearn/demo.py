@@ -31,17 +31,13 @@ from transformers import (
     set_seed,
 )
 
-from . import (
-    ASAM,
-    Method,
-    NegGradPlus,
-    Relearning,
-    SharpMinMax,
-    UnlearningArguments,
-    UnlearningTrainer,
-    split_forget,
-    tug_of_war,
-)
+from .analysis import Relearning
+from .arguments import UnlearningArguments
+from .data import split_forget
+from .methods import Method, NegGradPlus, SharpMinMax
+from .metrics import tug_of_war
+from .step import ASAM
+from .trainer import UnlearningTrainer
 
 SPLITS = ("retain", "forget", "test")
 BATCH = 64

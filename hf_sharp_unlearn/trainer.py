@@ -21,24 +21,15 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 from transformers import Trainer
 
-from . import checks
 from .arguments import UnlearningArguments
-from .classes import classes_to_draw
-from .data import COUNTS, count_items, evaluation_sets
-from .distributed import all_true
-from .epochs import EpochHooks
-from .losses import counted_items, logits_of
+from .data import COUNTS, StreamHooks, count_items, evaluation_sets
 from .methods import Method, resolve_method
 from .metrics import accuracy, predicted_classes
-from .publishing import PublishHooks
-from .recovery import Attempt
 from .report import UnlearningReport, evaluate_unlearning
-from .rewind import Rewind
-from .rng import isolated_rng
-from .starting import StartHooks
-from .streams import StreamHooks
-from .update import UpdateHooks
-from .window import Window
+from .run import Attempt, EpochHooks, Rewind, StartHooks, checks, classes_to_draw
+from .runtime import all_true, isolated_rng
+from .sharing import PublishHooks
+from .step import UpdateHooks, Window, counted_items, logits_of
 
 
 class UnlearningTrainer(StreamHooks, StartHooks, EpochHooks, UpdateHooks, PublishHooks, Trainer):

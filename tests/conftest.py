@@ -5,6 +5,8 @@ GPU_TESTS=1 runs the kernel tests on a GPU instead: `make test-gpu`.
 
 import gc
 import os
+import subprocess
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 if os.environ.get("GPU_TESTS") != "1":
@@ -14,7 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from parts import Mlp, rows  # noqa: E402
+from parts import SUPPORT, Mlp, rows  # noqa: E402
 
 from hf_sharp_unlearn import UnlearningArguments, UnlearningTrainer, split_forget  # noqa: E402
 from hf_sharp_unlearn.kernels import tiles  # noqa: E402
@@ -64,3 +66,22 @@ def make_trainer(tmp_path):
         return kind(**model, args=args, method=method, **extra)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """(environment of a client, address) of a Hub on loopback, in a process of its own."""
+    root = tmp_path_factory.mktemp("hub")
+    command = [sys.executable, str(SUPPORT / "hub_server.py"), str(root / "blobs")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        address = server.stdout.readline().strip()
+        yield client(address, root), address
+        server.kill()
+
+
+def client(address, root):
+    """The surroundings of a process whose Hub is the one at `address`."""
+    paths = {"HF_ENDPOINT": address, "HF_HOME": str(root / "home"), "PYTHONPATH": str(SUPPORT),
+             "HUB_BLOBS": str(root / "blobs")}  # fmt: skip
+    settings = {"HF_TOKEN": "hf_dummy", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **paths, **settings}

@@ -8,9 +8,11 @@ import sys
 import warnings
 
 import pytest
+from parts import ROOT
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from hf_sharp_unlearn import UnlearningReport, cli, demo
+from hf_sharp_unlearn import UnlearningReport, demo
+from hf_sharp_unlearn.commands import cli
 
 pytestmark = pytest.mark.xdist_group("demo")  # one worker makes what the tests share
 
@@ -78,7 +80,7 @@ def test_the_demo_ends_with_the_report_and_the_data_to_make_it_again(short):
 
 def run_blocks(document, short, tmp_path, monkeypatch, capsys):
     """Run the python blocks of a document, word for word, on the short demo's models; what they print."""
-    with open(os.path.join(os.path.dirname(os.path.dirname(__file__)), document)) as file:
+    with open(ROOT / document) as file:
         blocks = [part.split("```")[0] for part in file.read().split("```python\n")[1:]]
     (tmp_path / "demo_output").symlink_to(short[0])
     monkeypatch.chdir(tmp_path)

@@ -7,10 +7,10 @@ import sys
 import zipfile
 
 import pytest
+from parts import ROOT
 
 import hf_sharp_unlearn
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 pytestmark = pytest.mark.xdist_group("packaging")  # one worker makes what the tests share
 
 
@@ -33,7 +33,7 @@ def test_the_wheel_holds_the_package_and_nothing_else_at_the_top(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert tops == {"hf_sharp_unlearn", f"hf_sharp_unlearn-{hf_sharp_unlearn.__version__}.dist-info"}
-    inside = {"kernels/reference.py", "benchmarks/step.py", "templates/model_card.md"}
+    inside = {"kernels/reference.py", "benchmarks/step.py", "sharing/templates/model_card.md"}
     assert {f"hf_sharp_unlearn/{name}" for name in inside} <= set(names)
     modules = {name for _, name, _ in pkgutil.walk_packages(hf_sharp_unlearn.__path__, "hf_sharp_unlearn.")}
     for module in modules:
@@ -73,48 +73,3 @@ def test_kernels_import_torch_and_nothing_of_the_library():
         if name.endswith(".py"):
             with open(os.path.join(folder, name)) as file:
                 assert "hf_sharp_unlearn" not in file.read().replace("hf_sharp_unlearn.kernels", "")
-
-
-def test_imports_point_downwards():
-    """cli -> trainer -> window, methods, data, optim, report -> sharpness, partition, metrics -> kernels."""
-    levels = [
-        ["cli"],
-        ["commands"],
-        ["demo"],
-        ["trainer"],
-        ["publishing"],
-        ["model_card"],
-        ["report", "sources"],
-        ["report_plots"],
-        ["card_facts", "report_text"],
-        ["analysis"],
-        ["metrics"],
-        ["epochs", "rewind", "starting", "streams", "update"],
-        ["checks"],
-        ["window", "recovery"],
-        ["methods", "sweeps", "optim"],
-        ["loading", "population"],
-        ["classes", "curvature", "relabel"],
-        ["arguments", "inputs", "losses", "sampling", "teacher"],
-        ["data"],
-        ["images", "partition", "sharpness"],
-        ["tables"],
-        ["rng", "distributed", "buffers", "figures", "hub", "commitment", "shareable"],
-        ["kernels"],
-    ]
-    level = {name: depth for depth, names in enumerate(levels) for name in names}
-    package = os.path.join(ROOT, "hf_sharp_unlearn")
-    for entry in sorted(os.listdir(package)):
-        name = entry.removesuffix(".py")
-        if name.startswith("__") or not (entry.endswith(".py") or os.path.isdir(os.path.join(package, entry))):
-            continue
-        files = [os.path.join(package, entry)]
-        if os.path.isdir(files[0]):
-            files = [os.path.join(files[0], file) for file in os.listdir(files[0]) if file.endswith(".py")]
-        for file in files:
-            with open(file) as lines:
-                text = lines.read().split("if TYPE_CHECKING:")[0]
-            for other, depth in level.items():
-                dots = ".." if os.path.isdir(os.path.join(package, entry)) else "."
-                if f"from {dots}{other} import" in text or f"from {dots} import {other}" in text:
-                    assert depth > level[name], f"{file} imports {other}, which lies above it"

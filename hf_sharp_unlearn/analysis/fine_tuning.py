@@ -15,10 +15,8 @@ from tqdm.auto import tqdm
 from transformers import default_data_collator
 
 from ..data import count_items
-from ..inputs import Inputs
-from ..losses import aligned_labels, counted_items, logits_of
-from ..metrics.outputs import shifts_labels
-from ..rng import RngState, derive_seed, seed_all
+from ..runtime import Inputs, RngState, derive_seed, seed_all
+from ..step import aligned_labels, counted_items, logits_of, shifts_labels
 
 
 def fine_tune(

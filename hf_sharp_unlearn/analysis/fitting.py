@@ -12,7 +12,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArg
 
 from ..data import select_rows
 from ..metrics import collect_outputs
-from ..rng import RngState
+from ..runtime import RngState
 
 
 @dataclass(frozen=True)

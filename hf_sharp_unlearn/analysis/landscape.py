@@ -24,13 +24,10 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import default_data_collator
 
-from ..buffers import evaluating
 from ..data import count_items
-from ..inputs import Inputs
 from ..kernels import reference
-from ..metrics.outputs import shifts_labels
-from ..rng import derive_seed, isolated_rng
-from ..sharpness import Sharpness
+from ..runtime import Inputs, derive_seed, evaluating, isolated_rng
+from ..step import Sharpness, shifts_labels
 from .fine_tuning import model_loss
 
 

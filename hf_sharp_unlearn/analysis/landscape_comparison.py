@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..figures import new_figure
-from ..sharpness import SAM, Sharpness
+from ..step import SAM, Sharpness
+from .figures import new_figure
 from .landscape import Landscape, Surface
 
 LINES = [("#08306b", "-"), ("#d95f0e", "--"), ("#969696", ":"), ("#1b7837", "-."), ("#000000", (0, (5, 1)))]

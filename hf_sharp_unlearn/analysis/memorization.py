@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..metrics.estimate import wilson
-from ..rng import derive_seed
+from ..metrics import wilson
+from ..runtime import derive_seed
 
 Fit = Callable[[np.ndarray, int], np.ndarray]
 

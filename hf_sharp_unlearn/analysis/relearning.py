@@ -20,7 +20,7 @@ from torch import nn
 
 from ..data import select_rows
 from ..metrics import Estimate, accuracy_of, collect_outputs
-from ..rng import derive_seed
+from ..runtime import derive_seed
 from .fine_tuning import fine_tune
 
 

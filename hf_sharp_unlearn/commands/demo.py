@@ -27,6 +27,6 @@ def main(argv: Sequence[str]) -> None:
     if options.seeds < 1:
         raise UsageError(f"--seeds {options.seeds}: must be a whole number >= 1.")
     refuse_finished(options.output_dir, "results.json", options.overwrite)
-    from .. import demo  # timm is needed by this command only
+    from .. import demo
 
     demo.run_demo(seeds=options.seeds, output_dir=options.output_dir)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..analysis import Relearning
+from ..data import collator_for
 from ..report import evaluate_unlearning
-from ..sources import collator_for
 from .options import DATA, MODEL, Columns, Run, option, required
 from .parsing import parse
 

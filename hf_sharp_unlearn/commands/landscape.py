@@ -5,9 +5,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..analysis.landscape_comparison import compare_landscapes, draw_landscapes, landscape_numbers
-from ..sharpness import SAM
-from ..sources import collator_for
+from ..analysis import compare_landscapes, draw_landscapes, landscape_numbers
+from ..data import collator_for
+from ..step import SAM
 from .options import DATA, MODEL, Columns, Run, option, required
 from .parsing import parse
 

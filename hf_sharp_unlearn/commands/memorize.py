@@ -12,11 +12,10 @@ from ..analysis import (
     estimate_memorization,
     forget_sets_by_score,
     load_scores,
+    new_figure,
     rank_correlations,
 )
-from ..figures import new_figure
-from ..sources import FromConfig, collator_for
-from ..tables import fingerprint
+from ..data import FromConfig, collator_for, fingerprint
 from .options import DATA, MODEL, Columns, Run, option
 from .parsing import UsageError, parse
 

@@ -7,7 +7,7 @@ import typing
 from typing import Any, Literal
 
 from ..methods import METHODS, Method
-from ..sharpness import ASAM, SAM
+from ..step import ASAM, SAM
 from .options import option
 from .parsing import UsageError
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..sources import load_data, load_model
+from ..data import load_data, load_model
 
 MODEL = "a folder that save_pretrained wrote, or a Hub id"
 DATA = (

@@ -6,9 +6,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-from transformers import HfArgumentParser
-
 
 class UsageError(ValueError):
     """Options that do not go together: the exit code is 2, as for options that do not exist."""
@@ -32,6 +29,8 @@ def parse(
 
     Exits with 2 and a line on stderr for options that do not exist or fit.
     """
+    from transformers import HfArgumentParser  # torch and all: not for `sharp-unlearn --help`
+
     parser = HfArgumentParser(
         list(dataclasses),
         prog=f"sharp-unlearn {command}",
@@ -64,6 +63,8 @@ def _fields(cls: type) -> list[str]:
 
 def with_config(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
     """The options of the file that `--config` names, as flags in front of the others. The last one of a kind wins."""
+    import yaml
+
     seeker = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     seeker.add_argument("--config")
     path = seeker.parse_known_args(argv)[0].config

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..hub import check_folder, erase, make_repo, push_folder, remains, shareable_files
+from ..sharing import check_folder, erase, make_repo, push_folder, remains, shareable_files
 from .options import option
 from .parsing import UsageError, parse
 

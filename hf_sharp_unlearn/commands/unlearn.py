@@ -11,13 +11,19 @@ from typing import Any, Literal
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..arguments import UnlearningArguments
-from ..card_facts import training_arguments
-from ..data import split_forget
-from ..hub import PushError
-from ..images import CropFlip
-from ..model_card import REPORT_FOLDER
-from ..sources import collator_for, load_model, prepare, processing_class_of
-from ..tables import fingerprint, forget_rows, is_hub_id, read_table
+from ..data import (
+    CropFlip,
+    collator_for,
+    fingerprint,
+    forget_rows,
+    is_hub_id,
+    load_model,
+    prepare,
+    processing_class_of,
+    read_table,
+    split_forget,
+)
+from ..sharing import REPORT_FOLDER, PushError, training_arguments
 from ..trainer import UnlearningTrainer
 from .evaluate import Measurements
 from .method_options import MethodOptions

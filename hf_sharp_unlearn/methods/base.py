@@ -25,16 +25,12 @@ forwarded. Methods never see the trainer.
 import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from ..sampling import Pass
-from ..sharpness import ASAM, SAM
-
-if TYPE_CHECKING:
-    from ..sweeps import Gradient
-    from ..window import Penalty, Window
+from ..data import Pass
+from ..step import ASAM, SAM, Gradient, Penalty, Window
 
 StreamLoss = Callable[[Any, Mapping[str, Any]], Tensor]
 
@@ -103,7 +99,7 @@ class Method:
     def loss_of(self, stream: str) -> StreamLoss | None:
         return self.forget_loss if stream == "forget" else self.retain_loss
 
-    def penalty(self, progress: float) -> "Penalty | None":
+    def penalty(self, progress: float) -> Penalty | None:
         """A term of the objective that needs no data; progress: share of the run's steps that lie behind, in [0, 1)."""
         return None
 
@@ -115,16 +111,14 @@ class Method:
         """
         raise NotImplementedError
 
-    def step(self, window: "Window") -> None:
+    def step(self, window: Window) -> None:
         """Leave the gradient of one optimizer step in `.grad`."""
         if self.perturbation is None:
             window.backward(self.weights, self.penalty(window.progress))
         else:
             window.leave(self.sharp_gradient(window, self.weights))
 
-    def sharp_gradient(
-        self, window: "Window", objective: Mapping[str, float], inside: bool | None = None
-    ) -> "Gradient":
+    def sharp_gradient(self, window: Window, objective: Mapping[str, float], inside: bool | None = None) -> Gradient:
         """Gradient of an objective, and of the penalty, at w + eps, eps from the same gradient at w; at w without a
         sharpness. inside: as in `Window.perturbed`."""
         penalty = self.penalty(window.progress)

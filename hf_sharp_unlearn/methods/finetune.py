@@ -14,7 +14,7 @@ Published settings: lr 0.01, 10 epochs (Jia et al., NeurIPS 2023, arXiv 2304.049
 
 from dataclasses import dataclass
 
-from ..sharpness import Sharpness
+from ..step import Sharpness
 from .base import Method
 
 

@@ -13,7 +13,7 @@ Published settings: lr 1e-4, 5 epochs (Zhao et al., NeurIPS 2024, RUM, where it 
 
 from dataclasses import dataclass
 
-from ..sharpness import Sharpness
+from ..step import Sharpness
 from .base import Method
 
 

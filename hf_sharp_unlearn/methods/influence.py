@@ -19,14 +19,10 @@ Published settings: none for this estimate; public WoodFisher code takes 1,000 r
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from ..sampling import Pass
-from ..sharpness import Sharpness
+from ..data import Pass
+from ..step import Sharpness, Window
 from .base import Method
-
-if TYPE_CHECKING:
-    from ..window import Window
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +67,7 @@ class Influence(Method):
     def plan(self, epoch: int) -> tuple[Pass, ...]:
         return (Pass(None),)
 
-    def step(self, window: "Window") -> None:
+    def step(self, window: Window) -> None:
         target = window.whole_gradient(self.weights)
         if self.perturbation is not None:
             with window.perturbed(self.perturbation, target):

@@ -14,15 +14,11 @@ Published settings: lr 0.01, 10 epochs; gamma is tuned, the authors' code has 0.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 
-from ..sharpness import Sharpness
+from ..step import Penalty, Sharpness
 from .base import Method
-
-if TYPE_CHECKING:
-    from ..window import Penalty
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class L1Sparse(Method):
     def weights(self) -> dict[str, float]:
         return {"retain": 1.0}
 
-    def penalty(self, progress: float) -> "Penalty | None":
+    def penalty(self, progress: float) -> Penalty | None:
         gamma = self.gamma * max(0.0, 1 - progress / (1 - self.tail))
         return partial(l1_norm, gamma) if gamma > 0 else None
 

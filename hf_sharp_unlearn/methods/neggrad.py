@@ -13,13 +13,9 @@ Published settings: alpha 0.95-0.9999, lr 0.01, 5-10 epochs; SAM rho 0.1 or ASAM
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from ..sharpness import Sharpness
+from ..step import Sharpness, Window
 from .base import Method
-
-if TYPE_CHECKING:
-    from ..window import Window
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class NegGradPlus(Method):
     def weights(self) -> dict[str, float]:
         return {"retain": self.alpha, "forget": self.alpha - 1}
 
-    def step(self, window: "Window") -> None:
+    def step(self, window: Window) -> None:
         perturbed = self.streams if self.sharpness_on == "both" else (self.sharpness_on,)
         sharp = {stream: self.weights[stream] for stream in self.streams if stream in perturbed}
         flat = {stream: self.weights[stream] for stream in self.streams if stream not in perturbed}

@@ -14,7 +14,7 @@ Published settings: lr 0.1, 10 epochs (Zhao et al., NeurIPS 2024, RUM); lr 0.013
 
 from dataclasses import dataclass
 
-from ..sharpness import Sharpness
+from ..step import Sharpness
 from .base import Method, StreamLoss
 
 

@@ -14,12 +14,9 @@ Published settings: fraction 0.5, lr 0.013, 10 epochs (CIFAR-10, the authors' ex
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from ..step import Window
 from .random_label import RandomLabel
-
-if TYPE_CHECKING:
-    from ..window import Window
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,6 @@ class SalUn(RandomLabel):
         if self.fraction == 0:
             raise ValueError("SalUn(fraction=0): no weight could move. Give a share in (0, 1].")
 
-    def step(self, window: "Window") -> None:
+    def step(self, window: Window) -> None:
         salient = self.sharp_gradient(window, self.weights, inside=True)
         window.leave(window.compose(None, None, salient, None, 1.0, 1.0, False))

@@ -21,9 +21,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..losses import distillation, logits_of
-from ..sampling import Pass
-from ..sharpness import Sharpness
+from ..data import Pass
+from ..step import Sharpness, distillation, logits_of
 from .base import Method
 
 

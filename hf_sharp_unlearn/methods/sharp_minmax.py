@@ -21,13 +21,9 @@ by maximising sharpness:
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from ..sharpness import ASAM, Sharpness
+from ..step import ASAM, Sharpness, Window
 from .base import Method
-
-if TYPE_CHECKING:
-    from ..window import Window
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class SharpMinMax(Method):
     def disjoint(self) -> bool:
         return not self.overlap and len(self.streams) == 2
 
-    def step(self, window: "Window") -> None:
+    def step(self, window: Window) -> None:
         part = self.scope == "part"
         insides = {"retain": False if part and not self.overlap else None, "forget": True if part else None}
         lams = {"retain": self.lam_retain, "forget": self.lam_forget}

@@ -4,7 +4,7 @@ from .accuracy import accuracy, predicted_classes
 from .agreement import jensen_shannon, prediction_agreement
 from .compute import compute_metrics
 from .entanglement import class_method, class_wise, variance_entanglement, wasserstein
-from .estimate import Absent, Estimate, Unavailable
+from .estimate import Absent, Estimate, Unavailable, wilson
 from .forgetting_quality import final_score, forgetting_epsilon, forgetting_quality
 from .klom import klom, klom_summary
 from .mia import logistic_attack, loss_attack, loss_score, svc_efficacy, svc_judgements
@@ -58,4 +58,5 @@ __all__ = [
     "u_lira_summary",
     "variance_entanglement",
     "wasserstein",
+    "wilson",
 ]

@@ -12,12 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import default_data_collator
-from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
-from ..buffers import evaluating
-from ..inputs import Inputs
-from ..losses import aligned_labels, counted_items, raw_logits
-from ..rng import derive_seed, isolated_rng, seed_host
+from ..runtime import Inputs, derive_seed, evaluating, isolated_rng, seed_host
+from ..step import aligned_labels, counted_items, raw_logits, shifts_labels
 from .estimate import Estimate, mean, share
 from .features import FeatureHook
 from .scores import SCORES, sample_scores
@@ -131,13 +128,6 @@ def collect_outputs(
     if not parts:
         raise ValueError(f"The {name} set has no sample with a label that counts: nothing can be measured on it.")
     return Outputs._joined(parts)
-
-
-def shifts_labels(model: nn.Module) -> bool:
-    """True where position t of the logits predicts label t + 1: causal language models (as Trainer decides it)."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    shifting = LOSS_MAPPING.get(getattr(inner, "loss_type", None)) is ForCausalLMLoss
-    return shifting and not getattr(getattr(inner, "config", None), "is_encoder_decoder", False)
 
 
 def _loader(samples: Any, batch_size: int, collator: Callable, name: str) -> DataLoader:

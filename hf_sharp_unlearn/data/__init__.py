@@ -1,0 +1,40 @@
+"""From samples to micro-batches: forget and retain set, what sits at which position of a run, loaders, images, and the
+names under which a command line finds tables and models. Nothing here computes a loss or a gradient.
+"""
+
+from .hub_id import hub_id
+from .images import CropFlip, ImagesInMemory
+from .sampling import Pass, Slot, StreamBatchSampler, stream_sampler
+from .sets import COUNTS, count_items, evaluation_sets, rows_of, select_rows, split_forget, targets_of, transform_of
+from .sources import FromConfig, collator_for, load_data, load_model, prepare, processing_class_of
+from .streams import StreamHooks
+from .tables import fingerprint, forget_rows, is_hub_id, read_table
+
+__all__ = [
+    "COUNTS",
+    "CropFlip",
+    "FromConfig",
+    "ImagesInMemory",
+    "Pass",
+    "Slot",
+    "StreamBatchSampler",
+    "StreamHooks",
+    "collator_for",
+    "count_items",
+    "evaluation_sets",
+    "fingerprint",
+    "forget_rows",
+    "hub_id",
+    "is_hub_id",
+    "load_data",
+    "load_model",
+    "prepare",
+    "processing_class_of",
+    "read_table",
+    "rows_of",
+    "select_rows",
+    "split_forget",
+    "stream_sampler",
+    "targets_of",
+    "transform_of",
+]

@@ -1,0 +1,100 @@
+"""How many classes a model tells apart, and whether a data set's labels are among them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Subset
+from transformers.models.auto import modeling_auto
+
+from ..data import ImagesInMemory, transform_of
+from ..runtime import evaluating, isolated_rng
+from ..step import counted_items, logits_of
+
+_CLASSIFIERS = {
+    name
+    for mapping in (
+        modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
+    )
+    for names in mapping.values()
+    for name in ([names] if isinstance(names, str) else names)
+}
+
+
+def classes_of(model: nn.Module) -> int | None:
+    """Number of classes that integer labels index: of a classifier's head, or the vocabulary of a language model."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
+    config = getattr(base, "config", None)
+    if any(kind.__name__ in _CLASSIFIERS for kind in type(base).__mro__):
+        single = getattr(config, "problem_type", None) in (None, "single_label_classification")
+        return config.num_labels if single and config.num_labels > 1 else None
+    head = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
+    return getattr(head, "out_features", None)
+
+
+def classes_to_draw(trainer: Any) -> int:
+    """Number of classes from which a random label is drawn: the method's, the head's, or the length of the logits."""
+    name, chosen, classes = type(trainer.method).__name__, trainer.method.classes, classes_of(trainer.model)
+    if classes is None and chosen is None:
+        with isolated_rng(), evaluating(trainer.model), torch.no_grad():
+            collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
+            inputs = trainer._prepare_inputs(collate([trainer.forget_dataset[0]]))
+            logits = logits_of(trainer.model(**inputs))
+            counted_items(inputs, logits, trainer.label_names, trainer._loss_shifts_labels)  # classes must come last
+            classes = logits.shape[-1]
+    if chosen is not None and classes is not None and chosen > classes:
+        raise ValueError(f"{name}(classes={chosen}): the model's head has {classes}. Leave classes out.")
+    classes = chosen or classes
+    if classes < 2:
+        raise ValueError(
+            f"{name}: the model has {classes} output(s), there is no other label to "
+            "draw. Random labels need a classifier or a language model; pass classes= if the head does not tell."
+        )
+    return classes
+
+
+def check_classes(name: str, dataset: Any, item: Any, labels: list[str], model: nn.Module) -> None:
+    column = next((label for label in labels if isinstance(item, Mapping) and label in item), None)
+    classes = classes_of(model)
+    if column is None or classes is None:
+        return
+    rows = _label_rows(dataset, column)
+    try:
+        values = torch.as_tensor(rows).reshape(-1)
+    except (TypeError, ValueError, RuntimeError):
+        try:
+            values = torch.cat([torch.as_tensor(row).reshape(-1) for row in rows or []])
+        except (TypeError, ValueError, RuntimeError):
+            return  # labels of another kind (strings, say): a transform or collator turns them into numbers
+    if values.is_floating_point():
+        return
+    wrong = values[((values < 0) | (values >= classes)) & (values != -100)]
+    if len(wrong):
+        raise ValueError(
+            f"{name}: column {column!r} has labels outside the model's {classes} classes, e.g. "
+            f"{wrong[:5].tolist()}. Labels are 0 to {classes - 1}; -100 is ignored."
+        )
+
+
+def _label_rows(dataset: Any, column: str) -> list | None:
+    """The label of every sample where no sample has to be loaded for it: a table's column, or a list in memory."""
+    if isinstance(dataset, Subset):
+        rows = _label_rows(dataset.dataset, column)
+        return None if rows is None else [rows[i] for i in dataset.indices]
+    if isinstance(dataset, ImagesInMemory):
+        return dataset.labels[dataset.rows.to(dataset.device)].tolist()
+    transform = transform_of(dataset)
+    if hasattr(transform, "label_column"):
+        return list(dataset.with_format(None)[transform.label_column])
+    if hasattr(dataset, "column_names") and column in dataset.column_names:
+        if dataset.format["type"] == "custom":  # the user's transform decides what a label is
+            return None
+        return list(dataset.with_format(None)[column])
+    if isinstance(dataset, list | tuple) and all(isinstance(row, Mapping) and column in row for row in dataset):
+        return [row[column] for row in dataset]
+    return None

@@ -1,0 +1,314 @@
+"""One optimizer step: the window of micro-batches and the passes over it.
+
+A method's `step` is written with these verbs:
+
+    backward(objective)              accumulate the gradient in `.grad`, as plain training does (one-pass methods)
+    population                       whole data sets, for a method that makes one step (see `population`)
+    progress                         share of the run's steps that lie behind, in [0, 1)
+    gradient(objective)              return the gradient of the window, `.grad` left empty
+    perturbed(sharpness, g, inside)  context: weights at w + eps, eps from g; back bit for bit on leaving, however
+    lengths(sharpness, parts)        || T g || of two gradients in one sweep, for `perturbed(..., length=)`
+    compose(r0, r1, f0, f1, ...)     the min-max gradient over the partition
+    leave(g)                         g is the step's gradient: average it over processes, put it into `.grad`
+
+Rules every pass obeys
+
+    weighting    each stream's loss is the mean over the whole window and all processes: a micro-batch's mean is
+                 weighted by its share of the items. 8 x 4 equals 32 x 1, ragged windows included.
+    BatchNorm    only clean passes over retain data (and over the union) move buffers; after any other pass all buffers
+                 are put back.
+    RNG          a second pass (again=True) replays the generators of its first, pass by pass; afterwards they stand
+                 where the clean passes left them.
+    DDP          `gradient` and the perturbation use the global gradient (sync), or each process its own (local); every
+                 forward and backward of a several-pass method runs inside no_sync, `leave` reduces once.
+    faults       a non-finite loss or norm raises FloatingPointError on all processes together; whatever is raised,
+                 weights and buffers are as before the step and `.grad` is empty.
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..data import COUNTS
+from ..kernels import backend_for
+from ..kernels.checks import layout
+from ..runtime import Buffers, RngState, all_reduce_mean, all_true, broadcast_first, fill_missing
+from .population import Population
+from .sharpness import Sharpness
+from .sweeps import Gradient, Sweeps
+
+# A term of the objective that needs no data: parameters -> (value, gradient).
+Penalty = Callable[[list[nn.Parameter]], tuple[Tensor, list[Tensor]]]
+
+
+class Window:
+    """See the module's docstring.
+
+    model: what is called (DDP or compiled wrapper included). module: what owns parameters and buffers.
+    batches: the micro-batches, on the device. loss(model, stream, inputs) -> scalar mean or (batch,) tensor.
+    accelerator: for backward, no_sync and the gradient scaler. masks: the partition, as `packed` made it.
+    kernels: a backend, by default the one made for the device. shadows, in_place, measure: see `sweeps.Sweeps`.
+    step: number of the optimizer step, counted from 1, for error messages.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        module: nn.Module,
+        batches: Sequence[Mapping[str, Any]],
+        loss: Callable[[nn.Module, str, dict], Tensor],
+        accelerator: Any,
+        *,
+        masks: Mapping[str, Tensor] | None = None,
+        shadows: dict[int, Tensor] | None = None,
+        kernels: ModuleType | None = None,
+        sync_perturbation: bool = True,
+        in_place: bool = False,
+        measure: bool = False,
+        step: int = 1,
+        progress: float = 0.0,
+        population: Population | None = None,
+    ):
+        self.model, self.batches, self.loss, self.accelerator = model, batches, loss, accelerator
+        self.sync, self.step, self.progress, self.population = sync_perturbation, step, progress, population
+        named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
+        self.params = [weight for _, weight in named]
+        if masks is not None and masks.keys() != {name for name, _ in named}:
+            odd = sorted(masks.keys() ^ {name for name, _ in named})
+            raise ValueError(
+                f"The partition and the trainable parameters differ in {odd[:3]}: requires_grad was changed after the "
+                "run began. Freeze or unfreeze before train()."
+            )
+        self._device = self.params[0].device
+        self.sweeps = Sweeps(
+            self.params,
+            None if masks is None else [masks[name] for name, _ in named],
+            backend_for(self._device, self.params) if kernels is None else kernels,
+            {} if shadows is None else shadows,
+            in_place,
+            measure,
+        )
+        self.scaled = getattr(accelerator, "scaler", None) is not None
+        self.objective: Tensor | None = None  # the window's objective and stream losses, clean, shares of this process
+        self.stream_losses: dict[str, Tensor] = {}
+        self._buffers = Buffers(module)
+        self._buffers_at_start = self._buffers.take()
+        self._squares: Tensor | None = None  # of the step's gradient, where a sweep has read it anyway
+        self._processes = accelerator.num_processes
+        self._totals = self._global_counts()
+        self._replay: dict[tuple[int, str], RngState] = {}
+        self._after_clean: RngState | None = None
+
+    def run(self, step: Callable[["Window"], None]) -> Tensor:
+        """Run a method's step. Returns this process's share of the clean objective, a detached scalar."""
+        try:
+            step(self)
+            broadcast_first(self._buffers.tensors(), self._processes)
+        except BaseException:
+            try:
+                self.undo()
+            except BaseException:  # a second Ctrl-C: finish first
+                self.undo()
+                raise
+            raise
+        finally:
+            self.batches = ()  # the trainer keeps the window until the next one: not its data
+            self._replay.clear()
+        return self.objective
+
+    def undo(self) -> None:
+        """Forget the step: weights and buffers as they were when it began, no gradients."""
+        self.sweeps.back()
+        Buffers.put_back(self._buffers_at_start)
+        for weight in self.params:
+            weight.grad = None
+
+    @functools.cached_property
+    def norm(self) -> float | None:
+        """Norm of the step's gradient, if a sweep has read it; None under fp16, whose gradients are scaled."""
+        return None if self.scaled or self._squares is None else math.sqrt(self._squares.item())
+
+    # ---- verbs ----
+
+    def backward(self, objective: Mapping[str, float], penalty: Penalty | None = None) -> None:
+        self._pass(objective, again=False, sync_last=True)
+        self._penalise(penalty, again=False)
+
+    def gradient(self, objective: Mapping[str, float], again: bool = False, penalty: Penalty | None = None) -> Gradient:
+        """Gradient of sum over streams of coefficient x mean loss, plus that of the penalty; `again` repeats it at the
+        perturbed weights."""
+        self._pass(objective, again=again, sync_last=False)
+        self._penalise(penalty, again=again)
+        gradient = []
+        for weight in self.params:
+            grad = weight.grad
+            if grad is not None and grad.stride() != weight.stride() and layout(grad) != layout(weight):
+                grad = torch.empty_like(weight, requires_grad=False).copy_(grad)  # kernels walk the weight's memory
+            gradient.append(grad)
+            weight.grad = None
+        if self.sync and not again:
+            fill_missing(gradient, self.params, self._processes)
+            all_reduce_mean(gradient, self._processes)
+        return gradient
+
+    def whole_gradient(self, objective: Mapping[str, float], again: bool = False) -> Gradient:
+        """As `gradient`, over the whole sets instead of the window."""
+        total: Gradient = [None] * len(self.params)
+        for stream, coefficient in objective.items():
+            gradient, loss = self.population.mean_gradient(stream)
+            total = self.add(torch._foreach_mul(gradient, coefficient), total)
+            what = f"loss or gradient norm of the whole set in the {'perturbed' if again else 'clean'} pass"
+            norm = float(torch.stack(torch._foreach_norm(gradient)).norm())
+            self._require_finite(what, {f"{stream} loss": loss, f"{stream} gradient": norm})
+            if not again:
+                self.stream_losses[stream] = torch.tensor(loss, device=self._device)
+                self._add_to_objective(coefficient * self.stream_losses[stream])
+        return total
+
+    def lengths(self, sharpness: Sharpness, *parts: tuple[Gradient, bool | None]) -> list[float]:
+        """|| T g || of up to two (gradient, inside), read in one sweep. inside: as in `perturbed`.
+
+        A gradient that is not finite raises; under fp16 its length is 0, and the scaler skips the step.
+        """
+        lengths = self.sweeps.lengths(sharpness, parts)
+        if not self.scaled:
+            self._require_finite("gradient norm of the perturbation", {"clean": sum(lengths)})
+        tiny = sharpness.rho / torch.finfo(torch.float32).max  # rho / length must be a float32
+        return [length if math.isfinite(length) and length > tiny else 0.0 for length in lengths]
+
+    @contextlib.contextmanager
+    def perturbed(
+        self, sharpness: Sharpness, gradient: Gradient, inside: bool | None = None, length: float | None = None
+    ) -> Iterator[None]:
+        """Weights at w + eps inside the block. inside: True the forget part only, False the retain part, None all.
+        length: || T g ||, if it is known."""
+        if length is None:
+            (length,) = self.lengths(sharpness, (gradient, inside))
+        try:
+            if length > 0:
+                self.sweeps.move(sharpness, gradient, inside, length)
+            del gradient  # the caller may free its gradient for the second pass
+            yield
+        finally:  # an interrupt inside the return itself is finished by `undo`
+            self.sweeps.back()
+
+    def compose(
+        self,
+        r0: Gradient | None,
+        r1: Gradient | None,
+        f0: Gradient | None,
+        f1: Gradient | None,
+        lam_retain: float,
+        lam_forget: float,
+        overlap: bool,
+    ) -> Gradient:
+        """The min-max gradient over the partition; a parameter that no pass reached stays without one."""
+        composed, squares = self.sweeps.compose((r0, r1, f0, f1), lam_retain, lam_forget, overlap)
+        self._squares = squares
+        return composed
+
+    @staticmethod
+    def add(a: Gradient, b: Gradient) -> Gradient:
+        """Sum of two gradients, in place of the first; None counts as zero."""
+        return [x if y is None else y if x is None else x.add_(y) for x, y in zip(a, b, strict=True)]
+
+    def leave(self, gradient: Gradient) -> None:
+        fill_missing(gradient, self.params, self._processes)
+        all_reduce_mean(gradient, self._processes)
+        if self._squares is not None and self._processes > 1:
+            self._squares = self.sweeps.squares(gradient)
+        for weight, grad in zip(self.params, gradient, strict=True):
+            weight.grad = grad
+
+    # ---- passes ----
+
+    def _pass(self, objective: Mapping[str, float], again: bool, sync_last: bool) -> None:
+        """Forward and backward of every micro-batch of the streams with a weight, gradients summed in `.grad`."""
+        work = [
+            (number, stream, coefficient)
+            for number in range(len(self.batches))
+            for stream, coefficient in objective.items()
+            if coefficient != 0 and stream in self.batches[number]
+        ]
+        losses: dict[str, Tensor] = {}
+        for place, (number, stream, coefficient) in enumerate(work):
+            last = place == len(work) - 1
+            context = contextlib.nullcontext() if sync_last and last else self.accelerator.no_sync(self.model)
+            if again:
+                self._replay[number, stream].restore()
+            elif not sync_last:
+                self._replay[number, stream] = RngState(self._device)
+            before = [] if stream in ("retain", "union") and not again else self._buffers.take()
+            try:
+                with context:
+                    share = self._share_of_mean(number, stream)
+                    self.accelerator.backward(share * coefficient)
+            finally:
+                Buffers.put_back(before)
+            value = share.detach().float()
+            losses[stream] = losses[stream] + value if stream in losses else value
+        if again:
+            self._after_clean.restore()
+        elif not sync_last:
+            self._after_clean = RngState(self._device)
+        if not self.scaled:
+            self._require_finite(f"loss in the {'perturbed' if again else 'clean'} pass", losses)
+        if not again:
+            self.stream_losses.update(losses)
+            self._add_to_objective(sum(losses[stream] * objective[stream] for stream in losses))
+
+    def _penalise(self, penalty: Penalty | None, again: bool) -> None:
+        """Add a penalty's gradient to `.grad`. The same on every process, so a mean over processes leaves it."""
+        if penalty is None:
+            return
+        value, gradient = penalty(self.params)
+        if self.scaled:
+            torch._foreach_mul_(gradient, self.accelerator.scaler.get_scale())
+        for weight, grad in zip(self.params, gradient, strict=True):
+            weight.grad = grad if weight.grad is None else weight.grad.add_(grad)
+        if not again:
+            self.stream_losses["penalty"] = value.detach().float()
+            self._add_to_objective(self.stream_losses["penalty"])
+
+    def _add_to_objective(self, value: Tensor) -> None:
+        self.objective = value if self.objective is None else self.objective + value
+
+    def _share_of_mean(self, number: int, stream: str) -> Tensor:
+        """This micro-batch's contribution to the stream's mean loss over the window and all processes."""
+        batch = self.batches[number]
+        items, samples = batch[COUNTS][stream]
+        loss = self.loss(self.model, stream, dict(batch[stream]))
+        if items == 0:  # a filler, or every label masked: the mean of nothing is nan, its share is 0
+            loss = torch.nan_to_num(loss)
+        if loss.ndim == 0:
+            return loss * (items / self._totals[stream][0] * self._processes)
+        return loss.sum() * (bool(samples) / self._totals[stream][1] * self._processes)
+
+    def _global_counts(self) -> dict[str, tuple[int, int]]:
+        """Items and samples of each stream in the window, over all processes."""
+        streams = sorted({stream for batch in self.batches for stream in batch[COUNTS]})
+        none = (0, 0)
+        counts = [[sum(b[COUNTS].get(stream, none)[k] for b in self.batches) for k in (0, 1)] for stream in streams]
+        if self._processes > 1 and counts:
+            tensor = torch.tensor(counts, dtype=torch.int64, device=self._device)
+            dist.all_reduce(tensor)
+            counts = tensor.tolist()
+        return {stream: (max(pair[0], 1), max(pair[1], 1)) for stream, pair in zip(streams, counts, strict=True)}
+
+    def _require_finite(self, what: str, values: Mapping[str, Tensor | float]) -> None:
+        numbers = {name: float(value) for name, value in values.items()}
+        good = all(math.isfinite(number) for number in numbers.values())
+        if all_true(good, self._device, self._processes):
+            return
+        mine = ", ".join(f"{name}: {number}" for name, number in numbers.items())
+        raise FloatingPointError(
+            f"Non-finite {what} of step {self.step} ({mine}; on another process if these are finite). Weights are as "
+            "before the step. Lower the learning rate or rho, raise alpha, or check the data and the loss."
+        )

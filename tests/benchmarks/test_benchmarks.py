@@ -1,0 +1,132 @@
+"""The benchmark's providers make the same step, its figures are counted right, and its commands run."""
+
+import csv
+import os
+
+import pytest
+import torch
+
+from hf_sharp_unlearn.benchmarks import kernel_part, providers, training
+from hf_sharp_unlearn.benchmarks.shapes import SHAPES
+from hf_sharp_unlearn.commands.cli import main
+
+CPU = torch.device("cpu")
+
+
+NAMES = ["per_tensor", "foreach", "tiled", "triton", "tiled_one_sweep", "triton_one_sweep"]
+
+
+@pytest.mark.parametrize(("name", "clip"), [(n, c) for n in NAMES for c in (False, True) if not (c and "one" in n)])
+def test_providers_make_the_same_step_twice(name, clip):
+    """Twice: what one round leaves behind must not change the next."""
+    ends = []
+    for provider in ("reference", name):
+        data = providers.Data.make([(40, 33), (1,), (0, 2), (17,)], CPU)
+        step = providers.make(provider, data, clip)
+        step.run()
+        step.run()
+        ends.append(step.weights + data.momenta)
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own, on some versions
+@pytest.mark.parametrize("clip", [False, True])
+def test_the_compiled_provider_makes_the_same_step(clip):
+    pytest.importorskip("torch._inductor")
+    ends = []
+    for provider in ("reference", "compiled"):
+        data = providers.Data.make([(40, 33), (17,)], CPU)
+        try:
+            providers.make(provider, data, clip).run()
+        except Exception as error:
+            if "compiler" in str(error).lower():
+                pytest.skip("no C++ compiler for torch.compile")
+            raise
+        ends.append(data.w)
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_the_shapes_are_the_models_they_are_called_after():
+    def size(shapes):
+        return sum(torch.Size(shape).numel() for shape in shapes)
+
+    assert (len(SHAPES["resnet50"]()), size(SHAPES["resnet50"]())) == (161, 23_528_522)
+    assert len(SHAPES["llama-1b"]()) == 146 and size(SHAPES["llama-1b"]()) == 1_235_814_400
+
+
+def test_traffic_counts_calls_and_operand_bytes_but_no_views():
+    a, b, out = torch.ones(100), torch.ones(100), torch.empty(100)
+    with kernel_part.Traffic() as traffic:
+        a.view(10, 10)
+        a.detach()
+    assert (traffic.calls, traffic.bytes) == (0, 0)
+    with kernel_part.Traffic() as traffic:
+        a + b
+    assert (traffic.calls, traffic.bytes) == (1, 1200)
+    with kernel_part.Traffic() as traffic:
+        out.copy_(a)
+    assert (traffic.calls, traffic.bytes) == (1, 1200), "copy_ returns what it wrote: read, self, result"
+
+
+def test_quantiles():
+    assert kernel_part.quantiles([3.0]) == (3.0, 3.0, 3.0)
+    assert kernel_part.quantiles([float(i) for i in range(11)]) == pytest.approx((2.0, 5.0, 8.0))
+
+
+def rows_of(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_command_times_the_kernel_part(tmp_path, capsys):
+    names = ["per_tensor", "foreach", "tiled", "tiled_one_sweep"]
+    command = ["benchmark", "--part", "kernels", "--shapes", "odd", "--rounds", "2", "--device", "cpu",
+               "--providers", *names, "--output-dir", str(tmp_path)]  # fmt: skip
+    assert main(command) == 0
+    found = rows_of(tmp_path / "kernels.csv")
+    assert [(r["provider"], r["clipping"]) for r in found] == [
+        ("per_tensor", "False"), ("foreach", "False"), ("tiled", "False"), ("tiled_one_sweep", "False"),
+        ("per_tensor", "True"), ("foreach", "True"), ("tiled", "True"),
+    ]  # fmt: skip
+    for row in found:
+        assert 0 < float(row["ms_20"]) <= float(row["ms_50"]) <= float(row["ms_80"])
+        assert row["torch"] == torch.__version__ and row["device"].startswith("CPU")
+    assert [float(r["bytes_a_parameter"]) for r in found if r["provider"] == "tiled"] == [84.0, 84.0]
+    assert os.path.getsize(tmp_path / "kernels_cpu.png") > 1000
+    assert "1.00x per_tensor" in capsys.readouterr().out
+    assert main(command[:-1] + [str(tmp_path)]) == 0
+    assert len(rows_of(tmp_path / "kernels.csv")) == 2 * len(found), "rows are appended"
+
+
+def test_a_run_without_a_gpu_says_that_triton_was_not_measured(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(providers, "names_for", lambda device: ["tiled"])
+    assert (
+        main(["benchmark", "--part", "kernels", "--shapes", "odd", "--rounds", "1", "--output-dir", str(tmp_path)]) == 0
+    )
+    missing = [row for row in rows_of(tmp_path / "kernels.csv") if row["provider"] == "triton"]
+    assert {row["shape"] for row in missing} == set(SHAPES)
+    assert all(row["device"] == "GPU" and row["ms_50"] == "not measured" for row in missing)
+    assert "not measured" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model", ["resnet10t", "llama-small"])
+def test_the_command_times_training_steps(tmp_path, monkeypatch, model):
+    monkeypatch.setattr(training, "LLAMA", training.LLAMA | {"hidden_size": 32, "intermediate_size": 64})
+    assert main(["benchmark", "--part", "training", "--models", model, "--rounds", "1", "--steps", "1", "--batch", "2",
+                 "--size", "32", "--output-dir", str(tmp_path)]) == 0  # fmt: skip
+    found = rows_of(tmp_path / "training.csv")
+    assert [row["ratio"] for row in found] == [f"{above} / {below}" for above, below in training.RATIOS]
+    assert all(float(row["ratio_50"]) > 0 for row in found)
+
+
+def test_bad_options_are_refused(tmp_path, capsys):
+    assert main(["benchmark", "--device", "cuda", "--output-dir", str(tmp_path)]) == 1
+    assert "torch sees no GPU" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main(["benchmark", "--rounds", "0"])
+    assert stopped.value.code == 2
+    with pytest.raises(SystemExit) as stopped:
+        main(["benchmark", "--providers", "nonsense"])
+    assert stopped.value.code == 2
