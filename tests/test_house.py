@@ -1,6 +1,7 @@
 """The house: rooms on floors, imports that point down, doors that show only what others need."""
 
 import ast
+import importlib
 import subprocess
 import sys
 
@@ -46,7 +47,10 @@ def imports_of(module, typing_too=True):
     tree = ast.parse(path.read_text("utf-8"))
     if not typing_too:
         tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node))]
+    rooms = {}  # names under which a module uses whole rooms
     for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in rooms:
+            yield node.lineno, rooms[node.value.id], node.attr
         if isinstance(node, ast.ImportFrom):
             base = module.split(".") if package else module.split(".")[:-1]
             base = base[: len(base) - (node.level - 1)] if node.level else []
@@ -54,6 +58,8 @@ def imports_of(module, typing_too=True):
             if target.split(".")[0] == PACKAGE:
                 for alias in node.names:
                     whole = f"{target}.{alias.name}"
+                    if whole in MODULES and target == PACKAGE:
+                        rooms[alias.asname or alias.name] = whole
                     yield (
                         node.lineno,
                         *((whole, None) if whole in MODULES and target == PACKAGE else (target, alias.name)),
@@ -63,10 +69,7 @@ def imports_of(module, typing_too=True):
 
 
 def door_of(room):
-    """`__all__` of a room's `__init__`."""
-    tree = ast.parse(MODULES[f"{PACKAGE}.{room}"][0].read_text("utf-8"))
-    lists = [n.value for n in tree.body if isinstance(n, ast.Assign) and ast.dump(n.targets[0]).count("'__all__'")]
-    return [e.value for e in ast.walk(lists[0]) if isinstance(e, ast.Constant)] if lists else []
+    return importlib.import_module(f"{PACKAGE}.{room}").__all__
 
 
 def test_every_room_has_a_floor_and_a_short_sign_on_its_door():

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers import default_data_collator
 
 from ..data import count_items
-from ..runtime import Inputs, RngState, derive_seed, seed_all
+from ..runtime import Inputs, RngState, derive_seed, progress_bar, seed_all
 from ..step import aligned_labels, counted_items, logits_of, shifts_labels
 
 
@@ -61,7 +60,7 @@ def fine_tune(
             dataset, batch_size, shuffle=True, generator=generator, collate_fn=collator or default_data_collator
         )
         batches = iter(loader)
-        for step in tqdm(range(steps + 1), desc=name, disable=not progress, leave=False):
+        for step in progress_bar(range(steps + 1), desc=name, disable=not progress, leave=False):
             if step:
                 if (batch := next(batches, None)) is None:
                     batches = iter(loader)

@@ -21,12 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers import default_data_collator
 
 from ..data import count_items
 from ..kernels import reference
-from ..runtime import Inputs, derive_seed, evaluating, isolated_rng
+from ..runtime import Inputs, derive_seed, evaluating, isolated_rng, progress_bar
 from ..step import Sharpness, shifts_labels
 from .fine_tuning import model_loss
 
@@ -111,7 +110,10 @@ class Landscape:
         grid[points // 2] = 0.0
         offsets = grid, grid if dimensions == 2 else np.zeros(1)
         losses = np.zeros((len(offsets[0]), len(offsets[1])))
-        with self._moving() as start, tqdm(total=losses.size, desc=title, disable=not progress, leave=False) as bar:
+        with (
+            self._moving() as start,
+            progress_bar(total=losses.size, desc=title, disable=not progress, leave=False) as bar,
+        ):
             for index in np.ndindex(*losses.shape):
                 a, b = (float(offsets[axis][index[axis]]) for axis in (0, 1))
                 for weight, w, d1, d2 in zip(self.params, start, first, second, strict=True):

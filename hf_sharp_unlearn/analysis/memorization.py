@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from ..metrics import wilson
-from ..runtime import derive_seed
+from ..runtime import derive_seed, progress_bar, write_text, written_whole
 
 Fit = Callable[[np.ndarray, int], np.ndarray]
 
@@ -79,7 +78,7 @@ def estimate_memorization(
         raise ValueError(f"ratio={ratio} of {samples} samples is {size}: a subset needs some samples, but not all.")
     _check_folder(output_dir, {"samples": samples, "ratio": ratio, "seed": seed, **(settings or {})})
     todo = [model for model in range(models) if not os.path.exists(_path(output_dir, model))]
-    with tqdm(total=models, initial=models - len(todo), desc="memorization", disable=not progress) as bar:
+    with progress_bar(total=models, initial=models - len(todo), desc="memorization", disable=not progress) as bar:
         if processes == 1:
             for model in todo:
                 _run(fit, samples, size, seed, model, output_dir, None)
@@ -147,10 +146,8 @@ def _path(output_dir: str, model: int) -> str:
 
 def _write(path: str, **arrays: object) -> None:
     """All of the file or nothing, whenever the process is killed."""
-    unfinished = f"{path}.{os.getpid()}.tmp"
-    with open(unfinished, "wb") as file:
+    with written_whole(path) as unfinished, open(unfinished, "wb") as file:
         np.savez_compressed(file, **arrays)
-    os.replace(unfinished, path)
 
 
 def _check_folder(output_dir: str, settings: dict) -> None:
@@ -162,6 +159,4 @@ def _check_folder(output_dir: str, settings: dict) -> None:
         if before != settings:
             raise ValueError(f"output_dir={output_dir!r} holds models of {before}, not of {settings}: use another one.")
         return
-    with open(unfinished := f"{path}.{os.getpid()}.tmp", "w") as file:
-        json.dump(settings, file)
-    os.replace(unfinished, path)
+    write_text(path, json.dumps(settings))

@@ -4,10 +4,20 @@ names under which a command line finds tables and models. Nothing here computes 
 
 from .hub_id import hub_id
 from .images import CropFlip, ImagesInMemory
-from .sampling import Pass, Slot, StreamBatchSampler, stream_sampler
-from .sets import COUNTS, count_items, evaluation_sets, rows_of, select_rows, split_forget, targets_of, transform_of
+from .loading import SeededDataset, sized
+from .sampling import Pass, StreamBatchSampler, stream_sampler
+from .sets import (
+    COUNTS,
+    count_items,
+    evaluation_sets,
+    rows_of,
+    select_rows,
+    split_forget,
+    targets_of,
+    transform_of,
+)
 from .sources import FromConfig, collator_for, load_data, load_model, prepare, processing_class_of
-from .streams import StreamHooks
+from .streams import Streams, dataset_of, length_grouped, pins_memory
 from .tables import fingerprint, forget_rows, is_hub_id, read_table
 
 __all__ = [
@@ -16,23 +26,27 @@ __all__ = [
     "FromConfig",
     "ImagesInMemory",
     "Pass",
-    "Slot",
+    "SeededDataset",
     "StreamBatchSampler",
-    "StreamHooks",
+    "Streams",
     "collator_for",
     "count_items",
+    "dataset_of",
     "evaluation_sets",
     "fingerprint",
     "forget_rows",
     "hub_id",
     "is_hub_id",
+    "length_grouped",
     "load_data",
     "load_model",
+    "pins_memory",
     "prepare",
     "processing_class_of",
     "read_table",
     "rows_of",
     "select_rows",
+    "sized",
     "split_forget",
     "stream_sampler",
     "targets_of",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..runtime import isolated_rng, seed_host
+from ..runtime import isolated_rng, progress_bar, seed_host
 
 Augmentation = Callable[..., Tensor]
 _MASK = {shift: (1 << (64 - shift)) - 1 for shift in (27, 30, 31)}
@@ -109,8 +109,6 @@ class ImagesInMemory(Dataset):
         processor: the model's (`AutoImageProcessor`). image, label: names of the columns. Raises ValueError for a
         processor whose images do not lie on 256 levels before normalisation.
         """
-        from tqdm.auto import tqdm
-
         for name, column in (("image", image), ("label", label)):
             if column not in dataset.column_names:
                 raise ValueError(f"{name}={column!r} is no column of the data set, which has {dataset.column_names}.")
@@ -118,7 +116,9 @@ class ImagesInMemory(Dataset):
         if numbers.dtype.kind not in "iu":
             raise ValueError(f"label={label!r}: holds {numbers[:3].tolist()}, must hold numbers of classes.")
         level, parts = Levels(processor, image, label), []
-        for low in tqdm(range(0, len(dataset), batch_size), desc="images", leave=False, disable=len(dataset) < 5000):
+        for low in progress_bar(
+            range(0, len(dataset), batch_size), desc="images", leave=False, disable=len(dataset) < 5000
+        ):
             parts.append(torch.from_numpy(level(dataset[low : low + batch_size])["pixel_values"]))
         return cls(torch.cat(parts).to(device), torch.as_tensor(numbers), level.mean, level.std, augmentation)
 

@@ -49,13 +49,13 @@ def _fetch(dataset: Any, indices: list[int], seeds: Callable[[int], int]) -> lis
 
 
 class StreamDataset(Dataset):
-    """Maps slots to samples. Its length is that of the first anchor's set."""
+    """Maps slots to samples. Its length is that of the first stream's set."""
 
-    def __init__(self, streams: Mapping[str, Any], anchor: str, seed: int):
-        self.streams, self.anchor, self.seed = dict(streams), anchor, seed
+    def __init__(self, streams: Mapping[str, Any], seed: int):
+        self.streams, self.seed = dict(streams), seed
 
     def __len__(self) -> int:
-        return len(self.streams[self.anchor])
+        return len(next(iter(self.streams.values())))
 
     def __getitem__(self, slot: Slot) -> tuple[Slot, Any]:
         return self.__getitems__([slot])[0]
@@ -123,21 +123,22 @@ class SeededDataset(Dataset):
 def stream_loader(
     args: TrainingArguments,
     streams: Mapping[str, Any],
-    anchor: str,
     batch_sampler: Any,
     collate: Mapping[str, Callable],
     count: Callable[[Any], int],
     seed: int,
     relabel: RandomLabels | None = None,
+    pin_memory: bool = False,
 ) -> DataLoader:
-    """A loader of micro-batches {stream: features, ..., "counts": ...} with the loader settings of `args`."""
+    """A loader of micro-batches {stream: features, ..., "counts": ...} with the loader settings of `args`. Its
+    length is that of the first stream's set."""
     workers = args.dataloader_num_workers
     return DataLoader(
-        StreamDataset(streams, anchor, seed),
+        StreamDataset(streams, seed),
         batch_sampler=batch_sampler,
         collate_fn=StreamCollator(collate, count, seed, relabel),
         num_workers=workers,
-        pin_memory=args.dataloader_pin_memory,
+        pin_memory=pin_memory,
         persistent_workers=args.dataloader_persistent_workers,
         multiprocessing_context=args.dataloader_multiprocessing_context,
         prefetch_factor=args.dataloader_prefetch_factor,
@@ -146,3 +147,12 @@ def stream_loader(
         generator=torch.Generator().manual_seed(seed) if args.dataloader_persistent_workers else None,
         worker_init_fn=functools.partial(seed_worker, num_workers=workers, rank=args.process_index),
     )
+
+
+def sized(loader: DataLoader, samples: int) -> DataLoader:
+    """The loader with `total_batch_size`, as loaders of Trainer have it: accelerate would compute it from a batch size,
+    and a batch of several streams has none. samples: of the first stream, in a micro-batch of all processes."""
+    kind = type(loader)
+    kind = type(kind.__name__, (kind,), {"total_batch_size": samples, "__module__": kind.__module__})
+    object.__dict__["__class__"].__set__(loader, kind)  # accelerate's loaders say that they are torch's, read-only
+    return loader

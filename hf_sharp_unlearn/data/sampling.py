@@ -18,7 +18,7 @@ import torch
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import RandomSampler, Sampler
 
-from ..runtime import derive_seed, isolated_rng, seed_host
+from ..runtime import RngState, derive_seed, isolated_rng, seed_host
 
 
 class Slot(NamedTuple):
@@ -90,6 +90,7 @@ class StreamBatchSampler(Sampler[list[Slot]]):
         self.walk = None if walked is None else Walk(walked, seed)
         self.seed, self.processes, self.drop_last, self.accumulation = seed, processes, drop_last, accumulation
         self.epoch = 0
+        self._drawn: dict[str, tuple[int, RngState]] = {}  # stream -> next epoch, generators before its draws
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -168,11 +169,35 @@ class StreamBatchSampler(Sampler[list[Slot]]):
         if isinstance(order, SeedableRandomSampler):
             order.set_epoch(epoch)
             return list(order)
-        with isolated_rng():  # samplers that draw from the global generator (group_by_length)
-            seed_host(derive_seed(self.seed, "order", epoch))
-            return list(order)
+        return self._drawn_order(stream, order, epoch)
+
+    def _drawn_order(self, stream: str, order: Sampler[int], epoch: int) -> list[int]:
+        """Of a sampler that draws from the global generator (group_by_length): the order that Trainer's run with this
+        seed would have, as long as nothing else in it draws from that generator. An epoch draws the seed of the
+        loader's workers first, then its order; so that of an epoch follows from those before it."""
+        if self._drawn.get(stream, (0, None))[0] > epoch:
+            del self._drawn[stream]
+        with isolated_rng():
+            if stream not in self._drawn:
+                seed_host(self.seed)
+                self._drawn[stream] = 0, RngState(torch.device("cpu"))
+            first, state = self._drawn[stream]
+            state.restore()
+            for _ in range(first, epoch + 1):
+                torch.empty((), dtype=torch.int64).random_()
+                indices = list(order)
+            self._drawn[stream] = epoch + 1, RngState(torch.device("cpu"))
+        return indices
 
 
 def stream_sampler(loader: torch.utils.data.DataLoader) -> StreamBatchSampler:
-    """The sampler of a loader that accelerate may have sharded."""
-    return getattr(loader.batch_sampler, "batch_sampler", loader.batch_sampler)
+    """The sampler of a loader that accelerate may have sharded. Raises ValueError for a loader of another kind."""
+    sampler = getattr(loader, "batch_sampler", None)
+    sampler = getattr(sampler, "batch_sampler", sampler)
+    if not isinstance(sampler, StreamBatchSampler):
+        raise ValueError(
+            f"get_train_dataloader() returned a loader whose batches are made by a {type(sampler).__name__}: an "
+            "unlearning run needs micro-batches of several streams, at positions that a resume finds again. Wrap what "
+            "super().get_train_dataloader() returns, or change data_collator, the data sets or _get_train_sampler."
+        )
+    return sampler

@@ -122,7 +122,7 @@ class Method:
         """Gradient of an objective, and of the penalty, at w + eps, eps from the same gradient at w; at w without a
         sharpness. inside: as in `Window.perturbed`."""
         penalty = self.penalty(window.progress)
-        gradient = window.gradient(objective, penalty=penalty)
+        gradient = window.gradient(objective, penalty=penalty, shared=self.perturbation is not None)
         if self.perturbation is None:
             return gradient
         with window.perturbed(self.perturbation, gradient, inside):

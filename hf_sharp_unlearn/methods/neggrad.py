@@ -49,4 +49,4 @@ class NegGradPlus(Method):
             window.backward(self.weights)
             return
         gradient = self.sharp_gradient(window, sharp)
-        window.leave(window.add(gradient, window.gradient(flat)) if flat else gradient)
+        window.leave(window.add(gradient, window.gradient(flat, shared=False)) if flat else gradient)

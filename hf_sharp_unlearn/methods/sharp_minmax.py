@@ -69,8 +69,8 @@ class SharpMinMax(Method):
         part = self.scope == "part"
         insides = {"retain": False if part and not self.overlap else None, "forget": True if part else None}
         lams = {"retain": self.lam_retain, "forget": self.lam_forget}
-        clean = {stream: window.gradient({stream: self.weights[stream]}) for stream in self.streams}
-        sharp = [stream for stream in clean if self.perturbation is not None and lams[stream] > 0]
+        sharp = [stream for stream in self.streams if self.perturbation is not None and lams[stream] > 0]
+        clean = {s: window.gradient({s: self.weights[s]}, shared=s in sharp) for s in self.streams}
         lengths = window.lengths(self.perturbation, *((clean[s], insides[s]) for s in sharp)) if sharp else []
         moved = {}
         for stream, length in zip(sharp, lengths, strict=True):

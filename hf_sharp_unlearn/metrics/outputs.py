@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers import default_data_collator
 
-from ..runtime import Inputs, derive_seed, evaluating, isolated_rng, seed_host
+from ..runtime import Inputs, derive_seed, evaluating, isolated_rng, progress_bar, seed_host
 from ..step import aligned_labels, counted_items, raw_logits, shifts_labels
 from .estimate import Estimate, mean, share
 from .features import FeatureHook
@@ -119,7 +118,7 @@ def collect_outputs(
     parts = []
     with evaluating(model), isolated_rng(), torch.no_grad(), hooked as hook:
         seed_host(derive_seed("outputs"))  # augmentation, if there is any, is the same for every model
-        for batch in tqdm(loader, desc=name, disable=not progress, leave=False):
+        for batch in progress_bar(loader, desc=name, disable=not progress, leave=False):
             try:
                 parts.append(_forward(model, prepared(batch), label_names, shift, hook))
             except ValueError as error:

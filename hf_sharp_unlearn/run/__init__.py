@@ -1,11 +1,32 @@
 """What happens once a run, around its steps: what is refused, what is taken from the starting weights, how long epochs
-are, what is undone or chosen in the end. Nothing here happens in a step.
+are, what is undone, chosen or evaluated in the end. Nothing here happens in a step.
 """
 
+from . import checks, data_checks
+from .active import ActiveRun, undone_if_too_large
 from .classes import classes_to_draw
-from .epochs import EpochHooks
-from .recovery import Attempt
+from .epochs import Epochs
+from .evaluation import MeanLoss
+from .progress import LineProgress
 from .rewind import Rewind
-from .start import StartHooks
+from .search import default_objective
+from .start import complete_weights, keep_beside, make_partition, make_teacher, resumed_partition, resumed_teacher
 
-__all__ = ["Attempt", "EpochHooks", "Rewind", "StartHooks", "classes_to_draw"]
+__all__ = [
+    "ActiveRun",
+    "Epochs",
+    "LineProgress",
+    "MeanLoss",
+    "Rewind",
+    "checks",
+    "classes_to_draw",
+    "complete_weights",
+    "data_checks",
+    "default_objective",
+    "keep_beside",
+    "make_partition",
+    "make_teacher",
+    "resumed_partition",
+    "resumed_teacher",
+    "undone_if_too_large",
+]

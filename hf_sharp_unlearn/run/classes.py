@@ -1,6 +1,6 @@
 """How many classes a model tells apart, and whether a data set's labels are among them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch.utils.data import Subset
 from transformers.models.auto import modeling_auto
 
 from ..data import ImagesInMemory, transform_of
+from ..methods import Method
 from ..runtime import evaluating, isolated_rng
 from ..step import counted_items, logits_of
 
@@ -37,15 +38,19 @@ def classes_of(model: nn.Module) -> int | None:
     return getattr(head, "out_features", None)
 
 
-def classes_to_draw(trainer: Any) -> int:
-    """Number of classes from which a random label is drawn: the method's, the head's, or the length of the logits."""
-    name, chosen, classes = type(trainer.method).__name__, trainer.method.classes, classes_of(trainer.model)
+def classes_to_draw(
+    model: nn.Module, method: Method, first: Callable[[], dict], label_names: Sequence[str], shift: bool
+) -> int | None:
+    """Number of classes from which a random label is drawn: the method's, the head's, or the length of the logits. None
+    for a method that draws none. first(): a forget sample as a batch of one, on the model's device."""
+    if not method.relabel:
+        return None
+    name, chosen, classes = type(method).__name__, method.classes, classes_of(model)
     if classes is None and chosen is None:
-        with isolated_rng(), evaluating(trainer.model), torch.no_grad():
-            collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
-            inputs = trainer._prepare_inputs(collate([trainer.forget_dataset[0]]))
-            logits = logits_of(trainer.model(**inputs))
-            counted_items(inputs, logits, trainer.label_names, trainer._loss_shifts_labels)  # classes must come last
+        with isolated_rng(), evaluating(model), torch.no_grad():
+            inputs = first()
+            logits = logits_of(model(**inputs))
+            counted_items(inputs, logits, label_names, shift)  # classes must come last
             classes = logits.shape[-1]
     if chosen is not None and classes is not None and chosen > classes:
         raise ValueError(f"{name}(classes={chosen}): the model's head has {classes}. Leave classes out.")

@@ -1,10 +1,13 @@
-"""What torch and transformers lack: generator states, snapshots of buffers, collectives over gradients, batches
-as a model takes them. Nothing here knows of unlearning, of streams or of methods.
+"""What torch and transformers lack: generator states, snapshots of buffers, collectives over gradients, precision,
+batches as a model takes them, files and progress bars. Nothing here knows of unlearning, of streams or of methods.
 """
 
 from .buffers import Buffers, evaluating
-from .distributed import all_reduce_mean, all_true, broadcast_first, fill_missing
+from .distributed import all_reduce_mean, all_sum, all_true, broadcast_first, fill_missing, on_first
+from .files import write_text, written_whole
 from .inputs import Inputs
+from .precision import forget_casts, full_precision
+from .progress import draws_bars, progress_bar
 from .rng import RngState, derive_seed, isolated_rng, seed_all, seed_host
 
 __all__ = [
@@ -12,12 +15,20 @@ __all__ = [
     "Inputs",
     "RngState",
     "all_reduce_mean",
+    "all_sum",
     "all_true",
     "broadcast_first",
     "derive_seed",
+    "draws_bars",
     "evaluating",
     "fill_missing",
+    "forget_casts",
+    "full_precision",
     "isolated_rng",
+    "on_first",
+    "progress_bar",
     "seed_all",
     "seed_host",
+    "write_text",
+    "written_whole",
 ]

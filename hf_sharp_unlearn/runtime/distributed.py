@@ -1,5 +1,8 @@
 """Collectives over gradients: every process leaves with the same bits."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -68,3 +71,31 @@ def all_true(value: bool, device: torch.device, processes: int) -> bool:
     flag = torch.tensor(int(value), device=device)
     dist.all_reduce(flag, op=dist.ReduceOp.MIN)
     return bool(flag.item())
+
+
+def all_sum(values: list[float], device: torch.device, processes: int) -> list[float]:
+    """The sums of numbers over all processes, in double precision."""
+    if processes == 1:
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor)
+    return tensor.tolist()
+
+
+def on_first(work: Callable[[], Any], what: str, first: bool, device: torch.device, processes: int) -> Any:
+    """What `work()` returns on the first process, None on the others, which wait for it (as long as the process group
+    lets them). What it raises there is raised; the others raise RuntimeError then, instead of waiting. what: the name
+    of the work, for that error.
+    """
+    result, error = None, None
+    if first:
+        try:
+            result = work()
+        except BaseException as raised:
+            error = raised
+    done = all_true(error is None, device, processes)
+    if error is not None:
+        raise error
+    if not done:
+        raise RuntimeError(f"{what} failed on the first process: see its error.")
+    return result

@@ -2,23 +2,34 @@
 pushes to the Hub and what history keeps. Nothing here trains or measures.
 """
 
-from .card_facts import training_arguments
+from .card_facts import RunFacts, training_arguments
 from .commitment import check_commitment, forget_commitment
 from .hub import PushError, check_folder, erase, make_repo, push_folder, remains, shareable_files
 from .model_card import REPORT_FOLDER
-from .publishing import PublishHooks
+from .publishing import CardKeeper, check_push, copy_for_push, failures, push_checkpoint, upload
+from .saving import complete_saved, names_for_others
+from .shareable import shareable
 
 __all__ = [
-    "PublishHooks",
+    "CardKeeper",
     "PushError",
     "REPORT_FOLDER",
+    "RunFacts",
     "check_commitment",
     "check_folder",
+    "check_push",
+    "complete_saved",
+    "copy_for_push",
     "erase",
+    "failures",
     "forget_commitment",
     "make_repo",
+    "names_for_others",
+    "push_checkpoint",
     "push_folder",
     "remains",
+    "shareable",
     "shareable_files",
     "training_arguments",
+    "upload",
 ]

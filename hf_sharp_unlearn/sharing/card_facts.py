@@ -6,6 +6,8 @@ import math
 import os
 import platform
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -15,8 +17,10 @@ from transformers.modelcard import TASK_MAPPING, TrainingSummary
 
 from ..arguments import UnlearningArguments
 from ..data import hub_id
+from ..methods import Method
 from ..metrics import Absent, Estimate
-from ..step import ASAM, SAM
+from ..report import UnlearningReport
+from ..step import ASAM, SAM, Partition
 
 # Arguments that say where and how a run is watched, saved or shared, not what it computes.
 _HOUSEKEEPING = tuple(
@@ -31,6 +35,30 @@ _ALWAYS = ("learning_rate", "optim", "optim_args", "lr_scheduler_type", "num_tra
            "per_device_train_batch_size", "forget_batch_size", "gradient_accumulation_steps", "max_grad_norm",
            "weight_decay", "seed", "data_seed", "kernel_backend")  # fmt: skip
 _TASK_METRICS = {"accuracy": "Accuracy", "loss": "Loss"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What a card is made from.
+
+    splits: names of the evaluation sets. log_history, steps: of the trainer's state. report: the latest one, if there
+    is one. resumed: the run went on from a checkpoint. hub_name: the model's name. hub_model_id: its repository,
+    if known.
+    """
+
+    model: Any
+    method: Method
+    args: UnlearningArguments
+    forget_dataset: Any
+    retain_dataset: Any
+    splits: Sequence[str]
+    log_history: Sequence[dict]
+    steps: int
+    partition: Partition | None
+    report: UnlearningReport | None
+    resumed: bool
+    hub_name: str
+    hub_model_id: str | None
 
 
 def inner_model(model: Any) -> Any:
@@ -80,12 +108,12 @@ def training_arguments(args: UnlearningArguments) -> list[tuple[str, str]]:
     return [(name, found[name]) for name in (*_ALWAYS, *(n for n in found if n not in _ALWAYS)) if name in found]
 
 
-def last_evaluation(trainer: Any) -> dict[str, dict[str, float]]:
+def last_evaluation(run: RunFacts) -> dict[str, dict[str, float]]:
     """split -> metric -> value of the latest `evaluate`."""
     found: dict[str, dict[str, float]] = {}
-    for entry in trainer.state.log_history:
+    for entry in run.log_history:
         for key, value in entry.items():
-            for split in trainer.eval_dataset or {}:
+            for split in run.splits:
                 prefix = f"eval_{split}_"
                 if key.startswith(prefix) and isinstance(value, int | float) and math.isfinite(value):
                     found.setdefault(split, {})[key.removeprefix(prefix)] = value
@@ -110,19 +138,19 @@ def hardware(args: Any) -> str:
 
 
 def eval_results(
-    trainer: Any, task: str | None, tags: list[str], names: list[str], dataset_args: Any
+    run: RunFacts, task: str | None, tags: list[str], names: list[str], dataset_args: Any
 ) -> list[EvalResult]:
     """For the model-index: accuracies, Tug-of-War and the loss attack of the report, or the latest evaluation."""
     numbers: dict[tuple[str, str], float] = {}  # (metric, split) -> value
-    if trainer.report is not None:
-        for key, values in trainer.report.metrics.items():
+    if run.report is not None:
+        for key, values in run.report.metrics.items():
             metric, _, split = key.partition("/")
             value = values.get("unlearned", Absent(""))
             if isinstance(value, Estimate) and math.isfinite(value.value):
                 if metric == "accuracy" or key in ("tug_of_war", "mia_loss/auc"):
                     numbers[metric, split] = value.value
     else:
-        for split, values in last_evaluation(trainer).items():
+        for split, values in last_evaluation(run).items():
             numbers |= {(metric, split): values[metric] for metric in _TASK_METRICS if metric in values}
     tag = next(iter(tags), "unknown")
     name = next(iter(names), None) or next(iter(tags), "not named")

@@ -13,6 +13,8 @@ import os
 import secrets
 from collections.abc import Sequence
 
+from ..runtime import write_text
+
 FILE_NAME = "_forget_commitment.json"  # "_": Trainer leaves such files out of every upload
 
 
@@ -31,9 +33,7 @@ def keep_commitment(indices: Sequence[int], folder: str) -> str:
             salt = bytes.fromhex(json.load(file)["salt"])
     digest = forget_commitment(indices, salt)
     os.makedirs(folder, exist_ok=True)
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        json.dump({"salt": salt.hex(), "digest": digest, "rows": len(indices)}, file)
-    os.replace(path + ".tmp", path)
+    write_text(path, json.dumps({"salt": salt.hex(), "digest": digest, "rows": len(indices)}))
     return digest
 
 

@@ -7,24 +7,27 @@ holds, `erase` takes it away.
 
 import contextlib
 import fnmatch
-import glob
 import json
 import os
+import posixpath
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import huggingface_hub
-from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError
 from huggingface_hub.hf_api import LFSFileInfo, RepoFile
+from transformers.trainer import TRAINER_STATE_NAME
+
+from .shareable import without_paths
 
 # What a training run leaves that was computed from the forget set and is not the model: optimizer moments, masks,
 # generator states.
 TRACES = ("optimizer*.pt", "optimizer*.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "partition.safetensors")
 CHECKPOINTS = "checkpoint-*"
 # What says where and how somebody worked: paths, host names. "_*": the salt of the commitment, the options of a run.
-PRIVATE = ("_*", ".git*", ".cache*", "trainer_state.json", "runs", "events.out.tfevents*", "wandb")
+PRIVATE = ("_*", ".git*", ".cache*", TRAINER_STATE_NAME, "runs", "events.out.tfevents*", "wandb")
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx", "*.index.json")
 
 
@@ -47,7 +50,7 @@ def shareable_files(folder: str, training_state: bool = False) -> list[str]:
         ]
         for name in names:
             in_checkpoint = is_checkpoint or any(_fits(part, (CHECKPOINTS,)) for part in inside.split(os.sep))
-            private = _fits(name, PRIVATE) and not (in_checkpoint and name == "trainer_state.json")
+            private = _fits(name, PRIVATE) and not (in_checkpoint and name == TRAINER_STATE_NAME)
             if not private and (training_state or not _fits(name, TRACES)):
                 kept.append(os.path.normpath(os.path.join(inside, name)))
     return sorted(kept)
@@ -152,15 +155,27 @@ def push_folder(
     with explained(repo, folder):
         if revision not in (None, "main"):
             api.create_branch(repo, branch=revision, exist_ok=True)
-        return api.upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            path_in_repo=path_in_repo,
-            commit_message=message,
-            revision=revision,
-            allow_patterns=[glob.escape(name) for name in shareable_files(folder, training_state)],
-            delete_patterns=list(WEIGHTS) if replace else None,
-        )
+        names = shareable_files(folder, training_state)
+        place = path_in_repo or ""
+        added = {posixpath.join(place, name.replace(os.sep, "/")): os.path.join(folder, name) for name in names}
+        operations = [CommitOperationAdd(name, _shareable_content(path)) for name, path in added.items()]
+        if replace:
+            there = api.list_repo_files(repo, revision=revision)
+            operations += [CommitOperationDelete(n) for n in there if _fits(n, WEIGHTS) and n not in added]
+        return api.create_commit(repo, operations, commit_message=message, revision=revision)
+
+
+def _shareable_content(path: str) -> str | bytes:
+    """The file, or what may be known of it: a trainer's state names folders of the machine that it ran on."""
+    if os.path.basename(path) != TRAINER_STATE_NAME:
+        return path
+    with open(path, encoding="utf-8") as file:
+        state = json.load(file)
+    best = state.get("best_model_checkpoint")
+    state = without_paths(state)
+    if best:  # a checkpoint beside this one
+        state["best_model_checkpoint"] = os.path.basename(os.path.normpath(best))
+    return (json.dumps(state, indent=2, sort_keys=True) + "\n").encode()
 
 
 @dataclass(frozen=True)

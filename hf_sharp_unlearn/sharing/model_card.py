@@ -1,6 +1,6 @@
 """The model card of an unlearned model: metadata for the Hub, and a page: what was forgotten, how, and how well.
 
-`card_of(trainer, ...)` gathers what the run knows and renders `templates/model_card.md`. No sample, label, row number,
+`card_of(run, ...)` renders what the run knows with `templates/model_card.md`. No sample, label, row number,
 path or token is written.
 """
 
@@ -20,6 +20,7 @@ from ..data import hub_id
 from ..methods import METHODS
 from ..report import CAPTIONS, format_value, has_reference, metric_table, not_measured, relearning_table
 from .card_facts import (
+    RunFacts,
     cell,
     eval_results,
     hardware,
@@ -47,7 +48,7 @@ CITATION = """```bibtex
 
 
 def card_of(
-    trainer: Any,
+    run: RunFacts,
     *,
     model_name: str | None = None,
     language: Any = None,
@@ -63,14 +64,14 @@ def card_of(
 ) -> ModelCard:
     """The card of what `trainer` has made. commitment: see `commitment`. plots: file names in REPORT_FOLDER. The others
     are those of `Trainer.create_model_card`."""
-    bare = inner_model(trainer.model)
-    adapter = bare is not trainer.model and hasattr(trainer.model, "peft_config")
-    name = model_name or trainer.hub_name
+    bare = inner_model(run.model)
+    adapter = bare is not run.model and hasattr(run.model, "peft_config")
+    name = model_name or run.hub_name
     base = hub_id(finetuned_from) or hub_name_of(bare)  # scripts pass the path that they loaded the model from
     task = next(iter(_listed(tasks)), None) or task_of(bare)
-    known = known_sources(trainer.forget_dataset, trainer.retain_dataset)
+    known = known_sources(run.forget_dataset, run.retain_dataset)
     sources = [tag for tag in map(hub_id, _listed(dataset_tags)) if tag] or known
-    results = eval_results(trainer, task, sources, _listed(dataset), dataset_args)
+    results = eval_results(run, task, sources, _listed(dataset), dataset_args)
     data = ModelCardData(
         library_name="peft" if adapter else "transformers",
         base_model=base,
@@ -78,28 +79,28 @@ def card_of(
         language=language,
         datasets=sources or None,
         pipeline_tag=task,
-        tags=_tags(trainer, tags),
+        tags=_tags(run, tags),
         metrics=sorted({result.metric_type for result in results}) or None,
         model_name=name if results else None,
         eval_results=results or None,
     )
-    method = trainer.method
+    method = run.method
     title = _title(type(method))
     parts = {
         "model_name": name,
-        "summary": _summary(trainer, base),
+        "summary": _summary(run, base),
         "caveat": "What follows are measurements. None of them proves that nothing is left of the forget set.",
-        "forgotten": _forgotten(trainer, commitment),
+        "forgotten": _forgotten(run, commitment),
         "commitment_note": _commitment_note(commitment),
         "method_source": f"`{type(method).__name__}`: {title}",
         "method": [(f.name, shown(getattr(method, f.name))) for f in dataclasses.fields(method)],
-        "arguments": training_arguments(trainer.args),
-        "partition": trainer.partition.summary() if trainer.partition is not None else None,
-        "partition_note": _partition_note(trainer),
-        "results": _results(trainer, plots),
-        "cost": _cost(trainer),
-        "limits": _limits(trainer),
-        "usage": _usage(trainer, bare, name),
+        "arguments": training_arguments(run.args),
+        "partition": run.partition.summary() if run.partition is not None else None,
+        "partition_note": _partition_note(run),
+        "results": _results(run, plots),
+        "cost": _cost(run),
+        "limits": _limits(run),
+        "usage": _usage(run, bare, name),
         "citation": f"The method: {title}\n\nSharp MinMax, and sharpness-aware unlearning:\n\n{CITATION}",
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, "
         f"accelerate {accelerate.__version__}",
@@ -108,11 +109,11 @@ def card_of(
     return ModelCard.from_template(data, template_str=template, **parts)
 
 
-def _tags(trainer: Any, given: str | Sequence[str] | None) -> list[str]:
-    cls = type(trainer.method)
+def _tags(run: RunFacts, given: str | Sequence[str] | None) -> list[str]:
+    cls = type(run.method)
     method = next((name for name, known in METHODS.items() if known is cls), cls.__name__.lower()).replace("_", "-")
     # A copy: a model's tags may be a list that all models of its class share.
-    own = list(getattr(trainer.model, "model_tags", None) or [])
+    own = list(getattr(run.model, "model_tags", None) or [])
     return list(dict.fromkeys([*_listed(given), *own, *TAGS, method, "generated_from_trainer"]))
 
 
@@ -123,19 +124,19 @@ def _listed(value: Any) -> list[str]:
 # ---- the parts of the page ----
 
 
-def _summary(trainer: Any, base: str | None) -> str:
+def _summary(run: RunFacts, base: str | None) -> str:
     origin = f"[{base}](https://huggingface.co/{base})" if base else "a trained model"
-    count = len(trainer.forget_dataset) if trainer.forget_dataset is not None else 0
+    count = len(run.forget_dataset) if run.forget_dataset is not None else 0
     return (
         f"This is {origin} after machine unlearning: it was made to forget {count:,} of its training samples with "
-        f"{type(trainer.method).__name__}, without training it again from scratch."
+        f"{type(run.method).__name__}, without training it again from scratch."
     )
 
 
-def _forgotten(trainer: Any, commitment: str | None) -> list[tuple[str, str]]:
-    sizes = {"forget": trainer.forget_dataset, "retain": trainer.retain_dataset}
+def _forgotten(run: RunFacts, commitment: str | None) -> list[tuple[str, str]]:
+    sizes = {"forget": run.forget_dataset, "retain": run.retain_dataset}
     rows = [(f"{name} set", f"{len(data):,} samples") for name, data in sizes.items() if data is not None]
-    rows.append(("selected", cell(trainer.args.forget_selection or "by row number; no reason was given")))
+    rows.append(("selected", cell(run.args.forget_selection or "by row number; no reason was given")))
     rows.append(("commitment", f"`hmac-sha256:{commitment}`" if commitment else "none: the row numbers are not known"))
     return rows
 
@@ -150,10 +151,10 @@ def _commitment_note(commitment: str | None) -> str:
     )
 
 
-def _partition_note(trainer: Any) -> str:
-    if trainer.partition is None:
+def _partition_note(run: RunFacts) -> str:
+    if run.partition is None:
         return ""
-    inside, total = (sum(pair[k] for pair in trainer.partition.counts().values()) for k in (0, 1))
+    inside, total = run.partition.sizes()
     return (
         f"{inside:,} of {total:,} trainable parameters ({inside / total:.2%}) are in the forget part: those with the "
         "largest gradient on the forget set, at the starting weights. The mask itself is made from forget data and is "
@@ -161,10 +162,10 @@ def _partition_note(trainer: Any) -> str:
     )
 
 
-def _results(trainer: Any, plots: Sequence[str]) -> str:
-    report = trainer.report
+def _results(run: RunFacts, plots: Sequence[str]) -> str:
+    report = run.report
     if report is None:
-        table = _evaluation_table(trainer)
+        table = _evaluation_table(run)
         missing = "No unlearning report was made (`trainer.evaluate_unlearning(reference)`)"
         return f"{missing}; there is no comparison with a retrained model.\n\n{table}".rstrip()
     samples = ", ".join(f"{split} {n:,}" for split, n in report.samples.items())
@@ -187,8 +188,8 @@ def _results(trainer: Any, plots: Sequence[str]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def _evaluation_table(trainer: Any) -> str:
-    found = last_evaluation(trainer)
+def _evaluation_table(run: RunFacts) -> str:
+    found = last_evaluation(run)
     if not found:
         return ""
     keys = list(dict.fromkeys(key for values in found.values() for key in values))
@@ -198,40 +199,40 @@ def _evaluation_table(trainer: Any) -> str:
     return "\n".join(lines)
 
 
-def _cost(trainer: Any) -> list[tuple[str, str]]:
-    runtime = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
-    rows = [("hardware", hardware(trainer.args)), ("optimizer steps", f"{trainer.state.global_step:,}")]
-    since = " (since the last resume)" if trainer.resumed else ""
+def _cost(run: RunFacts) -> list[tuple[str, str]]:
+    runtime = [entry["train_runtime"] for entry in run.log_history if "train_runtime" in entry]
+    rows = [("hardware", hardware(run.args)), ("optimizer steps", f"{run.steps:,}")]
+    since = " (since the last resume)" if run.resumed else ""
     rows.append(("unlearning", f"{runtime[-1]:,.1f} s{since}" if runtime else "not finished"))
-    whole = trainer.args.retrain_seconds
+    whole = run.args.retrain_seconds
     if whole is None:
         rows.append(("retraining", "not measured"))
     else:
-        share = f"; unlearning took {runtime[-1] / whole:.1%} of it" if runtime and not trainer.resumed else ""
+        share = f"; unlearning took {runtime[-1] / whole:.1%} of it" if runtime and not run.resumed else ""
         rows.append(("retraining", f"{whole:,.1f} s, as stated by who ran it{share}"))
     return rows
 
 
-def _limits(trainer: Any) -> list[str]:
+def _limits(run: RunFacts) -> list[str]:
     limits = [
         "The weights were moved away from the forget set by a short training run. They are not those of a model that "
         "never saw it, and an attack that was not tried here may still find traces.",
         "What the forget set has in common with the retain set is kept, on purpose.",
         "Copies of the original model, its earlier commits on the Hub included, still remember.",
     ]
-    if trainer.report is None or not has_reference(trainer.report):
+    if run.report is None or not has_reference(run.report):
         limits.append("It was not compared with a model retrained without the forget set.")
-    if trainer.report is None or not trainer.report.relearning:
+    if run.report is None or not run.report.relearning:
         limits.append("No relearning attack was made: how fast fine-tuning brings the forget set back is not known.")
     return limits
 
 
-def _usage(trainer: Any, model: Any, name: str) -> str | None:
+def _usage(run: RunFacts, model: Any, name: str) -> str | None:
     suffix = re.search(r"For[A-Z]\w+$", type(model).__name__)
     auto = f"AutoModel{suffix[0]}" if suffix else None
     if auto is None or not hasattr(transformers, auto):
         return None
-    return f'from transformers import {auto}\n\nmodel = {auto}.from_pretrained("{trainer.hub_model_id or name}")'
+    return f'from transformers import {auto}\n\nmodel = {auto}.from_pretrained("{run.hub_model_id or name}")'
 
 
 def _title(method: type) -> str:

@@ -10,7 +10,7 @@ _SECRET = re.compile(r"(^|_)(token|key|secret|password)$")
 
 def scrubbed(args: Any) -> dict[str, Any]:
     """The attributes of `args` with None for tokens and for paths; an output folder keeps its last part."""
-    found = {name: _without_paths(value) for name, value in vars(args).items() if not _SECRET.search(name)}
+    found = {name: without_paths(value) for name, value in vars(args).items() if not _SECRET.search(name)}
     found |= {name: None for name in vars(args) if _SECRET.search(name)}
     found["output_dir"] = os.path.basename(os.path.normpath(args.output_dir))
     if getattr(args, "run_name", None) == args.output_dir:
@@ -18,11 +18,12 @@ def scrubbed(args: Any) -> dict[str, Any]:
     return found
 
 
-def _without_paths(value: Any) -> Any:
+def without_paths(value: Any) -> Any:
+    """The same values with None for paths of this machine and for what is named like a secret, at any depth."""
     if isinstance(value, dict):
-        return {k: None if _SECRET.search(str(k)) else _without_paths(entry) for k, entry in value.items()}
+        return {k: None if _SECRET.search(str(k)) else without_paths(entry) for k, entry in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_without_paths(entry) for entry in value)
+        return type(value)(without_paths(entry) for entry in value)
     is_path = (
         isinstance(value, os.PathLike)
         or isinstance(value, str)

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..runtime import all_reduce_mean, evaluating
+from ..runtime import all_reduce_mean, evaluating, full_precision, written_whole
 
 FILE_NAME = "partition.safetensors"
 
@@ -63,7 +63,7 @@ class Partition:
         shapes = {name: tuple(w.shape) for name, w in module.named_parameters() if w.requires_grad}
         mine = {name: tuple(mask.shape) for name, mask in self.masks.items()}
         if shapes == mine:
-            inside, total = (sum(pair[k] for pair in self.counts().values()) for k in (0, 1))
+            inside, total = self.sizes()
             if inside != _size_of_part(fraction, total):
                 raise ValueError(
                     f"{source} has {inside / total:.4%} of the parameters in the forget part, the method asks for "
@@ -86,6 +86,11 @@ class Partition:
         """Parameter name -> (elements in the forget part, elements)."""
         return {name: (int(mask.sum()), mask.numel()) for name, mask in self.masks.items()}
 
+    def sizes(self) -> tuple[int, int]:
+        """(elements in the forget part, elements)."""
+        inside, total = zip(*self.counts().values(), strict=True)
+        return sum(inside), sum(total)
+
     def summary(self) -> str:
         """A table: for each layer, how many of its parameters are in the forget part."""
         layers: dict[str, list[int]] = {}
@@ -94,8 +99,7 @@ class Partition:
             layer[0] += inside
             layer[1] += size
         width = max(len("all layers"), *map(len, layers))
-        inside, size = (sum(layer[k] for layer in layers.values()) for k in (0, 1))
-        rows = [("all layers", inside, size), *((name, *layer) for name, layer in layers.items())]
+        rows = [("all layers", *self.sizes()), *((name, *layer) for name, layer in layers.items())]
         lines = [f"{'layer':<{width}}  {'forget part':>12}  {'parameters':>12}  {'share':>7}"]
         lines += [f"{name:<{width}}  {a:>12,}  {b:>12,}  {a / b:>7.2%}" for name, a, b in rows]
         return "\n".join(lines)
@@ -107,8 +111,8 @@ class Partition:
         os.makedirs(directory, exist_ok=True)
         path = os.path.join(directory, FILE_NAME)
         tensors = {name: torch.from_numpy(bits) for name, bits in packed.items()}
-        save_file(tensors, path + ".tmp", metadata={"shapes": json.dumps(shapes)})
-        os.replace(path + ".tmp", path)
+        with written_whole(path) as unfinished:
+            save_file(tensors, unfinished, metadata={"shapes": json.dumps(shapes)})
 
     @classmethod
     def load(cls, directory: str) -> "Partition":
@@ -133,20 +137,21 @@ class Partition:
 def gradient_saliency(
     model: nn.Module,
     batches: Iterable[tuple[Any, int]],
-    loss: Callable[[nn.Module, Any], Tensor],
+    loss: Callable[[nn.Module, Any, int], Tensor],
     processes: int = 1,
 ) -> dict[str, Tensor]:
     """| sum over all samples of the gradient of their loss |, by parameter name, float32.
 
-    batches: (inputs, number of items in the loss's mean) of this process; loss(model, inputs) is that mean, or one
-    value per sample. The model is run in eval mode and comes back as it was, buffers and gradients included.
+    batches: (inputs, number of items in the loss's mean) of this process; loss(model, inputs, items) is that mean, or
+    one value per sample. The model is run in eval mode and full precision, and comes back as it was, buffers and
+    gradients included.
     """
     named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     total = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in named.items()}
     try:
-        with evaluating(model):
+        with full_precision(model), evaluating(model):
             for inputs, items in batches:
-                value = loss(model, inputs)
+                value = loss(model, inputs, items)
                 (value * items if value.ndim == 0 else value.sum()).backward()
                 for name, weight in named.items():
                     if weight.grad is not None:

@@ -8,18 +8,19 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..runtime import all_reduce_mean, evaluating, isolated_rng
+from ..runtime import all_reduce_mean, all_sum, evaluating, full_precision, isolated_rng
 from .curvature import Vector, conjugate_gradients, gauss_newton_product
 
 Batches = Callable[[str, int | None], Iterable[tuple[Any, int]]]
 
 
 class Population:
-    """batches(stream, count): (inputs, items) of this process, over the whole set, or over `count` samples of it, the
-    same ones each time. loss(module, stream, inputs): mean over the items, or one value per sample.
+    """Computes in full precision, whatever autocast the run has.
+
+    batches(stream, count): (inputs, items) of this process, over the whole set, or over `count` samples of it, the
+    same ones each time. loss(module, stream, inputs, items): mean over the items, or one value per sample.
     logits_and_items(module, inputs): see `curvature.gauss_newton_product`.
     """
 
@@ -27,7 +28,7 @@ class Population:
         self,
         module: nn.Module,
         batches: Batches,
-        loss: Callable[[nn.Module, str, Any], Tensor],
+        loss: Callable[[nn.Module, str, Any, int], Tensor],
         logits_and_items: Callable[[nn.Module, Any], tuple[Tensor, Tensor]],
         processes: int,
     ):
@@ -40,9 +41,9 @@ class Population:
         """(gradient of the stream's mean loss, the mean loss), over all processes."""
         total = [torch.zeros_like(weight) for weight in self.params]
         items, losses = 0, 0.0
-        with evaluating(self.module), isolated_rng():
+        with full_precision(self.module), evaluating(self.module), isolated_rng():
             for inputs, count in self._batches(stream, None):
-                value = self._loss(self.module, stream, inputs)
+                value = self._loss(self.module, stream, inputs, count)
                 if value.ndim:  # a value per sample
                     value, count = value.mean(), len(value)
                 if count == 0:
@@ -53,7 +54,7 @@ class Population:
                         mine.add_(grad)
                 items += count
                 losses += float(value.detach()) * count
-        items, losses = self._sum(float(items), losses)
+        items, losses = all_sum([float(items), losses], self.params[0].device, self._processes)
         all_reduce_mean(total, self._processes)
         torch._foreach_mul_(total, self._processes / max(items, 1.0))
         self.items[stream] = int(items)
@@ -70,18 +71,11 @@ class Population:
 
         def damped(vector: Vector) -> Vector:
             image, count = product(vector)
-            (count,) = self._sum(float(count))
+            (count,) = all_sum([float(count)], target[0].device, self._processes)
             all_reduce_mean(image, self._processes)
             torch._foreach_mul_(image, self._processes / max(count, 1.0))
             torch._foreach_add_(image, vector, alpha=damping)
             return image
 
-        with evaluating(self.module):
+        with full_precision(self.module), evaluating(self.module):
             return conjugate_gradients(damped, target, iterations, tolerance)
-
-    def _sum(self, *values: float) -> list[float]:
-        if self._processes == 1:
-            return list(values)
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.params[0].device)
-        dist.all_reduce(tensor)
-        return tensor.tolist()

@@ -29,7 +29,6 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -37,10 +36,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..data import COUNTS
-from ..kernels import backend_for
 from ..kernels.checks import layout
-from ..runtime import Buffers, RngState, all_reduce_mean, all_true, broadcast_first, fill_missing
-from .population import Population
+from ..runtime import Buffers, RngState, all_reduce_mean, all_true, broadcast_first, fill_missing, forget_casts
+from .context import StepContext
 from .sharpness import Sharpness
 from .sweeps import Gradient, Sweeps
 
@@ -51,57 +49,32 @@ Penalty = Callable[[list[nn.Parameter]], tuple[Tensor, list[Tensor]]]
 class Window:
     """See the module's docstring.
 
-    model: what is called (DDP or compiled wrapper included). module: what owns parameters and buffers.
-    batches: the micro-batches, on the device. loss(model, stream, inputs) -> scalar mean or (batch,) tensor.
-    accelerator: for backward, no_sync and the gradient scaler. masks: the partition, as `packed` made it.
-    kernels: a backend, by default the one made for the device. shadows, in_place, measure: see `sweeps.Sweeps`.
-    step: number of the optimizer step, counted from 1, for error messages.
+    batches: the micro-batches, on the device. step: number of the optimizer step, counted from 1, for error messages.
+    progress: share of the run's steps that lie behind, in [0, 1).
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        module: nn.Module,
-        batches: Sequence[Mapping[str, Any]],
-        loss: Callable[[nn.Module, str, dict], Tensor],
-        accelerator: Any,
-        *,
-        masks: Mapping[str, Tensor] | None = None,
-        shadows: dict[int, Tensor] | None = None,
-        kernels: ModuleType | None = None,
-        sync_perturbation: bool = True,
-        in_place: bool = False,
-        measure: bool = False,
-        step: int = 1,
-        progress: float = 0.0,
-        population: Population | None = None,
-    ):
-        self.model, self.batches, self.loss, self.accelerator = model, batches, loss, accelerator
-        self.sync, self.step, self.progress, self.population = sync_perturbation, step, progress, population
-        named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
-        self.params = [weight for _, weight in named]
-        if masks is not None and masks.keys() != {name for name, _ in named}:
-            odd = sorted(masks.keys() ^ {name for name, _ in named})
-            raise ValueError(
-                f"The partition and the trainable parameters differ in {odd[:3]}: requires_grad was changed after the "
-                "run began. Freeze or unfreeze before train()."
-            )
+    def __init__(self, context: StepContext, batches: Sequence[Mapping[str, Any]], step: int, progress: float):
+        self.batches, self.step, self.progress = batches, step, progress
+        self.model, self.loss, self.accelerator = context.model, context.loss, context.accelerator
+        self.sync, self.population = context.sync, context.population
+        named = context.trainable()
+        self.params = list(named.values())
         self._device = self.params[0].device
         self.sweeps = Sweeps(
             self.params,
-            None if masks is None else [masks[name] for name, _ in named],
-            backend_for(self._device, self.params) if kernels is None else kernels,
-            {} if shadows is None else shadows,
-            in_place,
-            measure,
+            None if context.masks is None else [context.masks[name] for name in named],
+            context.kernels,
+            context.shadows,
+            context.in_place,
+            context.measure,
         )
-        self.scaled = getattr(accelerator, "scaler", None) is not None
+        self.scaled = getattr(self.accelerator, "scaler", None) is not None
         self.objective: Tensor | None = None  # the window's objective and stream losses, clean, shares of this process
         self.stream_losses: dict[str, Tensor] = {}
-        self._buffers = Buffers(module)
+        self._buffers = Buffers(context.module)
         self._buffers_at_start = self._buffers.take()
         self._squares: Tensor | None = None  # of the step's gradient, where a sweep has read it anyway
-        self._processes = accelerator.num_processes
+        self._processes = self.accelerator.num_processes
         self._totals = self._global_counts()
         self._replay: dict[tuple[int, str], RngState] = {}
         self._after_clean: RngState | None = None
@@ -141,9 +114,16 @@ class Window:
         self._pass(objective, again=False, sync_last=True)
         self._penalise(penalty, again=False)
 
-    def gradient(self, objective: Mapping[str, float], again: bool = False, penalty: Penalty | None = None) -> Gradient:
+    def gradient(
+        self,
+        objective: Mapping[str, float],
+        again: bool = False,
+        penalty: Penalty | None = None,
+        shared: bool = True,
+    ) -> Gradient:
         """Gradient of sum over streams of coefficient x mean loss, plus that of the penalty; `again` repeats it at the
-        perturbed weights."""
+        perturbed weights. shared: average it over the processes at once, as a perturbation along it needs; where none
+        follows `leave` is early enough."""
         self._pass(objective, again=again, sync_last=False)
         self._penalise(penalty, again=again)
         gradient = []
@@ -153,7 +133,7 @@ class Window:
                 grad = torch.empty_like(weight, requires_grad=False).copy_(grad)  # kernels walk the weight's memory
             gradient.append(grad)
             weight.grad = None
-        if self.sync and not again:
+        if self.sync and shared and not again:
             fill_missing(gradient, self.params, self._processes)
             all_reduce_mean(gradient, self._processes)
         return gradient
@@ -238,6 +218,7 @@ class Window:
             if coefficient != 0 and stream in self.batches[number]
         ]
         losses: dict[str, Tensor] = {}
+        forget_casts()  # the weights have moved since the last pass
         for place, (number, stream, coefficient) in enumerate(work):
             last = place == len(work) - 1
             context = contextlib.nullcontext() if sync_last and last else self.accelerator.no_sync(self.model)
@@ -284,7 +265,7 @@ class Window:
         """This micro-batch's contribution to the stream's mean loss over the window and all processes."""
         batch = self.batches[number]
         items, samples = batch[COUNTS][stream]
-        loss = self.loss(self.model, stream, dict(batch[stream]))
+        loss = self.loss(self.model, stream, dict(batch[stream]), items)
         if items == 0:  # a filler, or every label masked: the mean of nothing is nan, its share is 0
             loss = torch.nan_to_num(loss)
         if loss.ndim == 0:

@@ -116,7 +116,7 @@ def test_the_hash_is_splitmix64():
 
 def test_a_sample_depends_on_its_place_in_the_run_and_on_nothing_else():
     data = levels().with_augmentation(CropFlip())
-    streams = StreamDataset({"retain": data}, "retain", seed=3)
+    streams = StreamDataset({"retain": data}, seed=3)
     slots = [Slot("retain", index, 0, position) for position, index in enumerate([5, 9, 5, 0, 17])]
     together = [sample["pixel_values"] for _, sample in streams.__getitems__(slots)]
     before = torch.random.get_rng_state()

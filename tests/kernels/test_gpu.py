@@ -33,7 +33,7 @@ def test_auto_takes_triton_and_the_profiler_sees_at_most_12_launches(make_traine
         SharpMinMax(0.8, overlap=False), model=timm_resnet(), data=images(24), max_steps=3, use_cpu=False
     )
     trainer.train()
-    assert trainer._kernels.__name__.endswith("multi_tensor")
+    assert trainer._step_context(trainer.model).kernels.__name__.endswith("multi_tensor")
     names = ("norms", "finish", "displace", "compose", "update", "copy")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         again = make_trainer(

@@ -155,7 +155,7 @@ def test_a_loss_per_sample_beside_a_teacher_is_refused(make_trainer):
     def per_sample(outputs, inputs):
         return nn.functional.cross_entropy(outputs["logits"], inputs["labels"], reduction="none")
 
-    with pytest.raises(ValueError, match=r"retain loss has shape \(4,\): Scrub adds it to a mean"):
+    with pytest.raises(ValueError, match=r"retain loss has shape \(4,\): a method with a teacher adds it to a mean"):
         make_trainer(Scrub(msteps=0, retain_loss=per_sample)).train()
 
 

@@ -68,7 +68,7 @@ def test_saliency_sums_signed_per_sample_gradients_in_eval_mode():
     def batches(size):
         return [({"x": x[i : i + size], "labels": y[i : i + size]}, len(y[i : i + size])) for i in range(0, 6, size)]
 
-    def loss(net, inputs):
+    def loss(net, inputs, items):
         return net(**inputs)["loss"]
 
     whole = gradient_saliency(model, batches(6), loss)
@@ -78,7 +78,7 @@ def test_saliency_sums_signed_per_sample_gradients_in_eval_mode():
     assert modes == {module: module.training for module in model.modules()}
     assert all(weight.grad is None for weight in model.parameters())
 
-    def cancelling(net, inputs):
+    def cancelling(net, inputs, items):
         sign = torch.tensor([1.0, -1.0])
         return sign * torch.stack([net(x[:1], y[:1])["loss"]] * 2)
 

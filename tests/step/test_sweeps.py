@@ -64,7 +64,7 @@ def test_a_parameter_in_a_larger_block_is_perturbed_where_it_is(make_trainer):
         weight.data = block[low : low + weight.numel()].view(weight.shape)
         low += weight.numel()
     trainer, other = (make_trainer(SharpMinMax(0.8, overlap=False), model=m, max_steps=3) for m in (model, plain))
-    assert trainer._in_place and not other._in_place
+    assert trainer._step_context(trainer.model).in_place and not other._step_context(other.model).in_place
     trainer.train()
     other.train()
     assert_same(weights_of(trainer.model), weights_of(other.model))

@@ -43,15 +43,15 @@ def trained(make_trainer, method, **arguments):
 @pytest.mark.parametrize("backend", ["tiled", "triton"])
 def test_training_is_the_same_on_every_backend(make_trainer, method, backend):
     expected, _, trainer = trained(make_trainer, method, kernel_backend="reference", max_steps=3)
-    assert trainer._kernels is load("reference")
+    assert trainer._step_context(trainer.model).kernels is load("reference")
     found, _, trainer = trained(make_trainer, method, kernel_backend=backend, max_steps=3)
-    assert trainer._kernels is load(backend)
+    assert trainer._step_context(trainer.model).kernels is load(backend)
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6)
 
 
 def test_auto_takes_tiled_on_a_cpu_and_an_impossible_backend_is_refused_at_once(make_trainer, monkeypatch):
-    assert make_trainer("sharp_minmax")._kernels is load("tiled")
+    assert make_trainer("sharp_minmax")._step_context(None).kernels is load("tiled")
     with pytest.raises(ValueError, match=f"kernel_backend='cuda': must be 'auto' or one of .*{sorted(BACKENDS)[0]}"):
         make_trainer("sharp_minmax", kernel_backend="cuda")
     with pytest.raises(ValueError, match="kernel_backend='triton'.*float64"):

@@ -36,7 +36,7 @@ def test_auto_find_batch_size_starts_again_from_the_same_weights(make_trainer, o
     trainer.train()
     assert_same(*fault.starts)
     assert trainer._train_batch_size < 8
-    assert trainer._stream_size("forget") == max(1, round(4 * trainer._train_batch_size / 8)), "the ratio is kept"
+    assert trainer._streams().size("forget") == max(1, round(4 * trainer._train_batch_size / 8)), "the ratio is kept"
     size = trainer._train_batch_size
     clean_model = Mlp(dropout=0.3)
     clean = make_trainer(
@@ -88,4 +88,4 @@ def test_auto_find_batch_size_covers_the_partition(make_trainer):
         forget_batch_size=8,
     )
     trainer.train()
-    assert trainer._stream_size("forget") <= 2
+    assert trainer._streams().size("forget") <= 2

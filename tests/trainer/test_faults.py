@@ -128,7 +128,7 @@ def test_an_interrupt_in_the_middle_of_a_sweep(make_trainer, monkeypatch, method
     """Ctrl-C before or after some tensor of the first or of a later step: the weights are those of before the step, and
     no backup of an earlier step comes back."""
     trainer = make_trainer(method, model=BatchNormNet(), data=DATA, max_steps=4)
-    monkeypatch.setattr("hf_sharp_unlearn.step.update.must_stay", lambda module: in_place)
+    monkeypatch.setattr("hf_sharp_unlearn.step.context.must_stay", lambda module: in_place)
     trainer.add_callback(before := Before())
     monkeypatch.setattr(tiles, "SMALL", 0)  # a tensor at a time, small as they are
     monkeypatch.setattr(tiled, "_displace", wrapped := Interrupt(tiled._displace, tensor, after))
@@ -163,7 +163,7 @@ def test_an_interrupt_in_the_middle_of_a_restore(make_trainer, monkeypatch, meth
             saved[:] = sudden
 
     trainer = make_trainer(method, model=BatchNormNet(), data=DATA, max_steps=4)
-    monkeypatch.setattr("hf_sharp_unlearn.step.update.must_stay", lambda module: True)
+    monkeypatch.setattr("hf_sharp_unlearn.step.context.must_stay", lambda module: True)
     monkeypatch.setattr(tiles, "SMALL", 0)
     monkeypatch.setattr(tiled, "restore", interrupted)
     trainer.add_callback(before := Before())
@@ -199,7 +199,7 @@ def test_an_interrupt_while_parameters_are_pointed_back(make_trainer, monkeypatc
 def test_in_place_and_shadow_are_the_same_step(make_trainer, monkeypatch, method):
     ends = []
     for in_place in (False, True):
-        monkeypatch.setattr("hf_sharp_unlearn.step.update.must_stay", lambda module, value=in_place: value)
+        monkeypatch.setattr("hf_sharp_unlearn.step.context.must_stay", lambda module, value=in_place: value)
         trainer = make_trainer(method, model=BatchNormNet(), data=DATA)
         addresses = [weight.data_ptr() for weight in trainer.model.parameters()]
         trainer.train()

@@ -1,0 +1,61 @@
+"""What is fixed while the steps of a run are made."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels import backend_for
+from .population import Population
+from .sweeps import must_stay
+
+# loss(model, stream, inputs, items in the mean) -> a scalar mean, or one value a sample
+StreamLoss = Callable[[nn.Module, str, dict, int], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepContext:
+    """Made once a run; a `Window` adds the micro-batches of one step.
+
+    model: what is called (DDP or compiled wrapper included). module: what owns parameters and buffers.
+    accelerator: for backward, no_sync and the gradient scaler. kernels: a backend. masks: the partition by parameter
+    name, as `packed` made it. sync: perturb along the gradient of all processes, not each along its own.
+    in_place, measure: see `sweeps.Sweeps`. population: whole data sets, for a method that makes one step.
+    shadows: memory for perturbed weights, by position; it fills with the first step.
+    """
+
+    model: nn.Module
+    module: nn.Module
+    loss: StreamLoss
+    accelerator: Any
+    kernels: ModuleType
+    masks: Mapping[str, Tensor] | None = None
+    sync: bool = True
+    in_place: bool = False
+    measure: bool = False
+    population: Population | None = None
+    shadows: dict[int, Tensor] = field(default_factory=dict)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that steps move, by name. Raises ValueError if they are not those of the partition."""
+        named = {name: weight for name, weight in self.module.named_parameters() if weight.requires_grad}
+        if self.masks is not None and self.masks.keys() != named.keys():
+            raise ValueError(
+                f"The partition and the trainable parameters differ in {sorted(self.masks.keys() ^ named.keys())[:3]}: "
+                "requires_grad was changed after the run began. Freeze or unfreeze before train()."
+            )
+        return named
+
+
+def choose_kernels(model: nn.Module, device: torch.device, name: str) -> ModuleType:
+    """The backend of that name, or the best one for the model. Raises ValueError for one that cannot run here."""
+    return backend_for(device, [weight for weight in model.parameters() if weight.requires_grad], name)
+
+
+def moves_in_place(model: nn.Module, compiled: bool) -> bool:
+    """True if weights must be perturbed where they lie: a graph that was compiled or captured may hold their addresses,
+    and so may something else that lies in their memory."""
+    return compiled or must_stay(model)
