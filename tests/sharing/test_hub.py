@@ -52,8 +52,12 @@ def test_every_strategy_pushes_the_model_its_card_and_nothing_else_unasked(hub, 
         assert shared <= set(files) and {name.split("/")[0] for name in files if "/" in name} == folders
         assert any(name.endswith("optimizer.pt") for name in files), "that is what was asked for"
         assert found[strategy]["warned"] and "forget set" in found[strategy]["warned"][0]
-    for strategy in found.values():
+    for name, strategy in found.items():
         arguments = strategy["arguments"]
+        assert strategy["searched"] == [], "no file of any commit has a path or a token"
+        local, shared = strategy["best"]
+        assert local, "the run's own state has the path, for a resume"
+        assert set(shared) <= {"checkpoint-1", "checkpoint-2"} and bool(shared) == ("checkpoint" in name)
         assert arguments["leaks"] == [] and arguments["class"] == "UnlearningArguments" and arguments["steps"] == 2
         assert os.sep not in arguments["output_dir"] and arguments["own"], "the run keeps its own"
 

@@ -111,18 +111,37 @@ def round_trip(folder):
 def strategies(folder):
     """push_to_hub=True with every hub_strategy: what is there afterwards."""
     found = {}
+    best = {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+    }
     for strategy in ("end", "every_save", "checkpoint", "all_checkpoints"):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             run = trainer(f"{folder}/{strategy}", method="sharp_minmax", push_to_hub=True, hub_strategy=strategy,
-                          hub_always_push=True, hub_token="hf_dummy")  # fmt: skip
+                          hub_always_push=True, hub_token="hf_dummy", **best)  # fmt: skip
         run.train()
         said = [str(w.message) for w in caught if "hub_strategy" in str(w.message)]
         before = _files(f"me/{strategy}")
         run.save_model()
         found[strategy] = {"warned": said, "trained": before, "saved": _files(f"me/{strategy}")}
         found[strategy]["arguments"] = _strings(f"{folder}/{strategy}", run)
+        found[strategy]["searched"] = _search(f"me/{strategy}", folder)
+        found[strategy]["best"] = [os.path.dirname(run.state.best_model_checkpoint) == f"{folder}/{strategy}",
+                                   _best_checkpoints(f"me/{strategy}")]  # fmt: skip
     return found
+
+
+def _best_checkpoints(repo):
+    """What the trainer states on the Hub call the best checkpoint."""
+    state, found = ask(f"/_repo/{repo}"), set()
+    for name, oid in state["commits"][state["refs"]["main"]]["files"].items():
+        if name.endswith("trainer_state.json"):
+            with open(os.path.join(os.environ["HUB_BLOBS"], oid)) as file:
+                found.add(json.load(file)["best_model_checkpoint"])
+    return sorted(found)
 
 
 def _files(repo):
