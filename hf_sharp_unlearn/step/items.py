@@ -1,5 +1,6 @@
 """Losses and counts on the logits of a model."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,10 +32,48 @@ def raw_logits(outputs: Any) -> Tensor:
 
 
 def shifts_labels(model: nn.Module) -> bool:
-    """True where position t of the logits predicts label t + 1: causal language models (as Trainer decides it)."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    shifting = LOSS_MAPPING.get(getattr(inner, "loss_type", None)) is ForCausalLMLoss
-    return shifting and not getattr(getattr(inner, "config", None), "is_encoder_decoder", False)
+    """True where position t of the logits predicts label t + 1, so that the model's own loss shifts the labels.
+
+    Trainer goes by the name of the class, which is wrong for GPT-2 (named otherwise, it shifts) and for the decoders of
+    BART and its kin (named `ForCausalLM`, they do not). What decides is the forward of the class: whether it hands the
+    labels to transformers' `loss_function`, and which one that is; or shifts them itself; or compares as they are.
+    """
+    model = getattr(model, "_orig_mod", model)  # a compiled model
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
+    for owner in type(model).__mro__:
+        forward = inspect.unwrap(vars(owner).get("forward", _no_forward))
+        code = getattr(forward, "__code__", _no_forward.__code__)
+        if "loss_function" in code.co_names:
+            return _shifting(model)
+        if _SHIFTED & {*code.co_names, *code.co_varnames, *code.co_cellvars}:
+            return True
+        if _LOSSES & {*code.co_names} or owner is nn.Module:
+            return False
+        inner = [part for part in model.children() if "labels" in _arguments(part)]
+        if forward is not _no_forward and "super" not in code.co_names:  # the loss is made by a part of the model
+            return len(inner) == 1 and shifts_labels(inner[0])
+    return False
+
+
+# How code that computes its own loss calls the shifted tensors, and the loss.
+_SHIFTED = {"shift_labels", "shift_logits", "shifted_labels", "shifted_logits"}
+_LOSSES = {"CrossEntropyLoss", "cross_entropy", "NLLLoss", "nll_loss", "BCEWithLogitsLoss", "MSELoss"}
+
+
+def _no_forward(self) -> None: ...
+
+
+def _arguments(module: nn.Module) -> Mapping[str, Any]:
+    return inspect.signature(module.forward).parameters
+
+
+def _shifting(model: nn.Module) -> bool:
+    """Whether the model's `loss_function` shifts; transformers takes the one of causal models where it knows no other.
+
+    One that a user has set is taken to do what it stands in for.
+    """
+    kind = LOSS_MAPPING.get(getattr(model, "loss_type", None), ForCausalLMLoss)
+    return kind is ForCausalLMLoss
 
 
 def aligned_labels(features: Mapping[str, Any], label_names: Sequence[str], shift: bool) -> Tensor | None:
