@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 STAMP := $(VENV)/.installed
+PYTEST := -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-oldest test-gpu lint benchmark clean
+.PHONY: demo test test-oldest test-settings test-gpu lint benchmark clean
 
 $(STAMP): pyproject.toml setup.py
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -17,7 +18,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	HF_HUB_OFFLINE=1 $(VENV)/bin/pytest -q -n 2 --dist loadgroup
+	HF_HUB_OFFLINE=1 $(VENV)/bin/pytest $(PYTEST)
 
 # The suite with the oldest supported versions of the main dependencies, in an environment of its own.
 OLDEST := $(VENV)-oldest
@@ -29,7 +30,14 @@ $(OLDEST)/.installed: pyproject.toml setup.py tests/oldest.txt
 	touch $@
 
 test-oldest: $(OLDEST)/.installed
-	HF_HUB_OFFLINE=1 $(OLDEST)/bin/pytest -q -n 2 --dist loadgroup
+	HF_HUB_OFFLINE=1 $(OLDEST)/bin/pytest $(PYTEST)
+
+# The suite where sums are rounded otherwise: other instruction sets, other numbers of threads. Each set and each number
+# comes once, because what a claim could depend on is either.
+test-settings: $(STAMP)
+	TEST_THREADS=2 ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 HF_HUB_OFFLINE=1 $(VENV)/bin/pytest $(PYTEST)
+	TEST_THREADS=4 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 HF_HUB_OFFLINE=1 $(VENV)/bin/pytest $(PYTEST)
+	TEST_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/pytest $(PYTEST)
 
 # The kernel and optimizer tests on a GPU instead of Triton's interpreter.
 test-gpu: $(STAMP)

@@ -1,4 +1,4 @@
-"""What a report costs beyond the forward passes, and how much memory the Wasserstein distance takes.
+"""What a report osts beyond the forward passes, and how much memory the Wasserstein distance takes.
 
     python -m hf_sharp_unlearn.benchmarks.evaluation --data FOLDER       images of a parquet folder with train and test
     python -m hf_sharp_unlearn.benchmarks.evaluation                     generated images
@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 
-import timm
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -29,11 +28,10 @@ from transformers import default_data_collator
 
 from hf_sharp_unlearn import evaluate_unlearning
 from hf_sharp_unlearn.analysis import fine_tune
-from hf_sharp_unlearn.benchmarks.kernel_part import quantiles
-from hf_sharp_unlearn.benchmarks.step import HERE, append, positive, surroundings
-from hf_sharp_unlearn.benchmarks.vision_data import Images, load_images
-from hf_sharp_unlearn.metrics import mia
-from hf_sharp_unlearn.metrics.outputs import Outputs
+from hf_sharp_unlearn.benchmarks.parts.networks import Classifier
+from hf_sharp_unlearn.benchmarks.parts.rows import append, positive, quantiles, results_folder, surroundings
+from hf_sharp_unlearn.benchmarks.parts.tasks import Images, load_images
+from hf_sharp_unlearn.metrics import Outputs, mia
 
 SIZES = {"forget": 1000, "retain": 5000, "test": 4000}
 MEMORY = """
@@ -48,22 +46,6 @@ for p in (1, 2):
     wasserstein(x, y, p)
 print(before, peak())
 """
-
-
-class Classifier(nn.Module):
-    """timm's ResNet-18. cifar_stem: a 3 x 3 stem without pooling, as usual for 32 x 32 pixels: 15 times the work."""
-
-    def __init__(self, classes: int, cifar_stem: bool):
-        super().__init__()
-        self.net = timm.create_model("resnet18", num_classes=classes)
-        if cifar_stem:
-            self.net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-            self.net.maxpool = nn.Identity()
-
-    def forward(self, pixel_values, labels=None):
-        logits = self.net(pixel_values)
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return {"loss": loss, "logits": logits}
 
 
 def peak_memory() -> tuple[float, float]:
@@ -111,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--batch", type=positive, default=128, help="samples a batch")
     parser.add_argument("--rounds", type=positive, default=5, help="counted rounds; one more is a warm-up")
-    parser.add_argument("--output-dir", default=os.path.join(HERE, "results"), help="folder of the results")
+    parser.add_argument("--output-dir", default=None, help="folder of the results (benchmarks/results in a checkout)")
     options = parser.parse_args(argv)
     sets, classes = sets_of(options.data)
     torch.manual_seed(0)
@@ -154,8 +136,7 @@ def main(argv: list[str] | None = None) -> None:
         **surroundings(torch.device("cpu")),
     }
     print("\n".join(f"{name:>24}  {value}" for name, value in row.items()))
-    os.makedirs(options.output_dir, exist_ok=True)
-    append(os.path.join(options.output_dir, "evaluation.csv"), [row])
+    append(os.path.join(results_folder(options.output_dir), "evaluation.csv"), [row])
 
 
 if __name__ == "__main__":

@@ -1,106 +1,22 @@
-"""Times the kernel part of a step for every provider, in rounds, and measures the copy bandwidth in the same run."""
+"""What does the kernel part of a Sharp MinMax step cost, fused and unfused?
 
-import statistics
-import time
-from collections.abc import Sequence
+    sharp-unlearn benchmark --part kernels --shapes resnet50 llama-1b odd
+
+Norms, two perturbations, the weights back, compose, clip and SGD with momentum, done by every provider on the same
+tensors, in rounds; the copy bandwidth that byte rates are compared with is measured in the same run. Rows are appended
+to kernels.csv, and a plot is drawn beside it.
+"""
+
+import os
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 
-from hf_sharp_unlearn.benchmarks.providers import Data, Library, make
-from hf_sharp_unlearn.benchmarks.shapes import SHAPES
+from hf_sharp_unlearn.benchmarks.parts.clocks import Clock, Traffic, copy_bandwidth
+from hf_sharp_unlearn.benchmarks.parts.providers import Data, Library, make, names_for
+from hf_sharp_unlearn.benchmarks.parts.rows import append, quantiles
+from hf_sharp_unlearn.benchmarks.parts.shapes import SHAPES
 from hf_sharp_unlearn.kernels import metered
-
-
-class Traffic(TorchDispatchMode):
-    """Counts dispatched operations and the bytes of their operands: what a provider without a meter costs.
-
-    An upper bound of a CPU's traffic (caches), and what a GPU moves if every operation is a kernel of its own.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.calls = self.bytes = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        view = any(a.alias_info is not None and not a.alias_info.is_write for a in function._schema.arguments)
-        if not view and function._schema.returns:
-            self.calls += 1
-            self.bytes += sum(t.nbytes for t in _tensors((args, kwargs or {}, result)))
-        elif not view:
-            self.calls += 1
-            self.bytes += sum(t.nbytes for t in _tensors((args, kwargs or {})))
-            self.bytes += sum(
-                t.nbytes
-                for a, value in zip(function._schema.arguments, args, strict=False)
-                if a.alias_info is not None and a.alias_info.is_write
-                for t in _tensors(value)
-            )
-        return result
-
-
-def _tensors(value):
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
-class Clock:
-    """Milliseconds of a call: events on a GPU, the host's clock elsewhere."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-
-    def __call__(self, run) -> float:
-        if self.device.type != "cuda":
-            start = time.perf_counter()
-            run()
-            return 1e3 * (time.perf_counter() - start)
-        torch.cuda.synchronize()
-        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        first.record()
-        run()
-        last.record()
-        torch.cuda.synchronize()
-        return first.elapsed_time(last)
-
-
-def quantiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """20th, 50th and 80th percentile."""
-    if len(values) < 2:
-        return (values[0],) * 3
-    cuts = statistics.quantiles(values, n=10, method="inclusive")
-    return cuts[1], cuts[4], cuts[7]
-
-
-def copy_bandwidth(device: torch.device, rounds: int, mebibytes: int) -> float:
-    """GB/s of a copy between two buffers, read plus written; the median."""
-    source = torch.randn(mebibytes << 18, device=device)
-    out, clock = torch.empty_like(source), Clock(device)
-    clock(lambda: out.copy_(source))
-    times = [clock(lambda: out.copy_(source)) for _ in range(max(rounds, 5))]
-    return 2 * source.nbytes / statistics.median(times) / 1e6
-
-
-def agree(name: str, clip: bool, shapes, device: torch.device) -> None:
-    """A provider must make the step that the reference makes before it is timed."""
-    if name == "compiled":
-        return  # it would compile once more; the tests compare it
-    ends = []
-    for provider in ("reference", name):
-        data = Data.make(shapes, device)
-        step = make(provider, data, clip)
-        step.run()
-        ends.append(step.weights)
-    for i, (a, b) in enumerate(zip(*ends, strict=True)):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=lambda m, k=i: f"tensor {k}: {m}")
 
 
 def measure(shape: str, device: torch.device, names: list[str], rounds: int) -> list[dict]:
@@ -162,6 +78,20 @@ def measure(shape: str, device: torch.device, names: list[str], rounds: int) -> 
     return rows
 
 
+def agree(name: str, clip: bool, shapes, device: torch.device) -> None:
+    """A provider must make the step that the reference makes before it is timed."""
+    if name == "compiled":
+        return  # it would compile once more; the tests compare it
+    ends = []
+    for provider in ("reference", name):
+        data = Data.make(shapes, device)
+        step = make(provider, data, clip)
+        step.run()
+        ends.append(step.weights)
+    for i, (a, b) in enumerate(zip(*ends, strict=True)):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=lambda m, k=i: f"tensor {k}: {m}")
+
+
 def cost(name: str, provider, device: torch.device) -> dict:
     """Bytes, launches and peak extra memory of one step, from the step that runs."""
     peak = ""
@@ -180,3 +110,71 @@ def cost(name: str, provider, device: torch.device) -> dict:
     with Traffic() as traffic:
         provider.run()
     return {"bytes": traffic.bytes, "launches": traffic.calls, "counted": "torch operations", "peak": peak}
+
+
+def time_kernels(options, device: torch.device, folder: str, around: dict) -> None:
+    shapes = options.shapes or (list(SHAPES) if device.type == "cuda" else ["resnet50", "odd"])
+    names = options.providers or names_for(device)
+    rows = []
+    for shape in shapes:
+        found = measure(shape, device, names, options.rounds)
+        rows += [row | around for row in found]
+        for clip in (False, True):
+            mine = [row for row in found if row["clipping"] is clip]
+            if not mine:
+                continue
+            print(f"\n{shape}{', clipping' if clip else ''}: {mine[0]['tensors']} tensors, "
+                  f"{mine[0]['parameters'] / 1e6:.1f} M parameters, copy {mine[0]['copy_gb_per_s']} GB/s")  # fmt: skip
+            slowest = next((r["ms_50"] for r in mine if r["provider"] == "per_tensor"), None)
+            for row in mine:
+                ratio = f"{slowest / row['ms_50']:5.2f}x per_tensor" if slowest else ""
+                cost = f"{row['bytes_a_parameter'] or '?':>6} B/param {row['launches'] or '-':>5} {row['counted']}"
+                times = f"{row['ms_50']:9.3f} ms ({row['ms_20']:.3f} - {row['ms_80']:.3f})"
+                print(f"  {row['provider']:<16} {times} {ratio}  {cost}")
+    missing = []
+    if device.type == "cpu" and not options.providers:  # the file says what no machine here has shown
+        for name in SHAPES:
+            missing.append(
+                dict.fromkeys(rows[0], "") | around | {"part": "kernels", "shape": name, "provider": "triton"}
+            )
+            missing[-1] |= {"device": "GPU", **dict.fromkeys(("ms_20", "ms_50", "ms_80"), "not measured")}
+        print("\ntriton: not measured, there is no GPU here; run the same command on a machine with one")
+    if not rows:
+        raise ValueError(f"--providers {' '.join(names)}: none of them can run here.")
+    append(os.path.join(folder, "kernels.csv"), rows + missing)
+    draw(rows, os.path.join(folder, f"kernels_{device.type}.png"))
+
+
+def draw(rows: list[dict], path: str) -> None:
+    """Bars of the kernel part's time, one panel a shape; whiskers from the 20th to the 80th percentile."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shapes = list(dict.fromkeys(row["shape"] for row in rows))
+    figure, axes = plt.subplots(1, len(shapes), figsize=(5 * len(shapes), 3.6), squeeze=False, layout="constrained")
+    for axis, shape in zip(axes[0], shapes, strict=True):
+        names = list(dict.fromkeys(row["provider"] for row in rows if row["shape"] == shape))
+        for k, clip in enumerate((False, True)):
+            mine = {r["provider"]: r for r in rows if r["shape"] == shape and r["clipping"] is clip}
+            places = [i + (k - 0.5) * 0.38 for i, name in enumerate(names) if name in mine]
+            found = [mine[name] for name in names if name in mine]
+            middle = [r["ms_50"] for r in found]
+            around = [[m - r["ms_20"] for m, r in zip(middle, found, strict=True)],
+                      [r["ms_80"] - m for m, r in zip(middle, found, strict=True)]]  # fmt: skip
+            axis.barh(places, middle, 0.36, xerr=around, color=("#4c72b0", "#dd8452")[k],
+                      label="clipped to norm 1" if clip else "no clipping", error_kw={"lw": 0.8})  # fmt: skip
+        first = next(r for r in rows if r["shape"] == shape)
+        axis.set_yticks(range(len(names)), names)
+        axis.invert_yaxis()
+        axis.set_xlabel("ms, median and 20th to 80th percentile")
+        axis.set_title(
+            f"{shape}: {first['tensors']} tensors, {first['parameters'] / 1e6:.1f} M parameters", fontsize=10
+        )
+    axes[0][0].legend(fontsize=8, loc="lower right")
+    first = rows[0]
+    figure.suptitle(f"Kernel part of a Sharp MinMax step, {first['device']}, torch {first['torch']}", fontsize=11)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    print(f"drawn: {os.path.relpath(path)}")

@@ -26,13 +26,9 @@ from tqdm.auto import tqdm
 from transformers import ViTImageProcessor, default_data_collator
 
 from hf_sharp_unlearn import CropFlip, ImagesInMemory
-from hf_sharp_unlearn.benchmarks.evaluation import Classifier
-from hf_sharp_unlearn.benchmarks.kernel_part import quantiles
-from hf_sharp_unlearn.benchmarks.step import HERE, append, positive, surroundings
-from hf_sharp_unlearn.data.images import cached_images
-from hf_sharp_unlearn.data.loading import StreamDataset
-from hf_sharp_unlearn.data.sampling import Slot
-from hf_sharp_unlearn.data.sources import Processed
+from hf_sharp_unlearn.benchmarks.parts.networks import Classifier
+from hf_sharp_unlearn.benchmarks.parts.rows import append, positive, quantiles, results_folder, surroundings
+from hf_sharp_unlearn.data import Processed, Slot, StreamDataset, cached_images
 
 
 def pictures(count: int, size: int) -> datasets.Dataset:
@@ -56,7 +52,7 @@ def table_of(path: str, count: int) -> datasets.Dataset:
 
 def load(data, batches: list[list[Slot]]) -> float:
     """Seconds in which the batches are fetched and collated."""
-    streams = StreamDataset({"retain": data}, "retain", 0)
+    streams = StreamDataset({"retain": data}, 0)
     start = time.perf_counter()
     for slots in batches:
         default_data_collator([sample for _, sample in streams.__getitems__(slots)])
@@ -83,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=positive, default=128, help="pictures a batch")
     parser.add_argument("--steps", type=positive, default=4, help="of the model, a round")
     parser.add_argument("--rounds", type=positive, default=5, help="counted rounds; one more is a warm-up")
-    parser.add_argument("--output-dir", default=os.path.join(HERE, "results"), help="folder of the results")
+    parser.add_argument("--output-dir", default=None, help="folder of the results (benchmarks/results in a checkout)")
     options = parser.parse_args(argv)
     table = pictures(options.images, options.size) if options.data is None else table_of(options.data, options.images)
     processor = ViTImageProcessor(size={"height": options.size, "width": options.size})
@@ -117,8 +113,7 @@ def main(argv: list[str] | None = None) -> None:
                      "data": os.path.basename(options.data) if options.data else "generated", **rate,
                      "to_step_50": ratio, "rounds": options.rounds, **surroundings(torch.device("cpu"))})  # fmt: skip
         print(f"{name:>12}  {middle:>8,} pictures/s ({low:,} - {high:,}), {ratio:,} times the model's")
-    os.makedirs(options.output_dir, exist_ok=True)
-    append(os.path.join(options.output_dir, "loading.csv"), rows)
+    append(os.path.join(results_folder(options.output_dir), "loading.csv"), rows)
 
 
 if __name__ == "__main__":

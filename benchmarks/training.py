@@ -1,4 +1,6 @@
-"""Times whole training steps: trainer, data loading and all, as ratios within one run.
+"""What does a whole training step cost: trainer, data loading and all, as ratios within one run?
+
+    sharp-unlearn benchmark --part training --models resnet18 --batch 128
 
 trainer               transformers.Trainer on the union of both streams, in one batch
 trainer_2             the same in two micro-batches, of the sizes that NegGrad+ has
@@ -30,7 +32,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from hf_sharp_unlearn import ASAM, NegGradPlus, SharpMinMax, UnlearningArguments, UnlearningTrainer
-from hf_sharp_unlearn.benchmarks.kernel_part import quantiles
+from hf_sharp_unlearn.benchmarks.parts.rows import append, quantiles
 
 RATIOS = (
     ("neggrad", "trainer"),
@@ -166,3 +168,16 @@ def measure(model: str, size: int, batch: int, steps: int, rounds: int) -> list[
             }
         )
     return rows
+
+
+def time_training(options, folder: str, around: dict) -> None:
+    rows = []
+    for model in options.models:
+        size = options.size or (64 if model == "llama-small" else 32)
+        found = measure(model, size, options.batch, options.steps, options.rounds)
+        rows += [row | around for row in found]
+        print(f"\n{model}: {found[0]['parameters'] / 1e6:.1f} M parameters, {options.batch} + {options.batch} samples")
+        for row in found:
+            print(f"  {row['ratio']:<38} {row['ratio_50']:.3f} ({row['ratio_20']:.3f} - {row['ratio_80']:.3f})   "
+                  f"{row['ms_above']:.0f} / {row['ms_below']:.0f} ms")  # fmt: skip
+    append(os.path.join(folder, "training.csv"), rows)

@@ -1,4 +1,4 @@
-"""Every method with every sharpness, on images, against a retrained model.
+"""How do the methods compare? Every one with every sharpness, on images, against a retrained model.
 
     python -m hf_sharp_unlearn.benchmarks.vision --config mini --data cifar100-mini --scores cifar100_cscores_train.npy
     python -m hf_sharp_unlearn.benchmarks.vision --config cifar100 --data uoft-cs/cifar100 --scores ...   one GPU
@@ -18,51 +18,13 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
 
 from tqdm.auto import tqdm
 
-from hf_sharp_unlearn.benchmarks.step import positive, surroundings
-from hf_sharp_unlearn.benchmarks.vision_configs import CONFIGS
-
-HERE = os.path.dirname(os.path.abspath(__file__))
-SELECTIONS = ("hard", "random")
-TUNING_SEED = 100
-SHARE = 0.06
-FIELDS = ("config", "data", "selection", "seed", "name", "rate", "strength", "epochs", "retain", "forget", "test",
-          "tow", "tow_signed", "cpu_seconds", "device", "date", "torch", "transformers", "commit")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Setup:
-    """A network, how it is trained, and how long unlearning takes."""
-
-    network: str
-    training: dict  # of TrainingArguments: the original and the reference
-    epochs: int  # of unlearning
-    batch: int
-    forget_batch: int
-    augment: bool = False
-
-
-SETUPS = {
-    "mini": Setup(
-        "resnet18-narrow",
-        {"num_train_epochs": 30, "learning_rate": 2e-3, "lr_scheduler_type": "cosine", "optim": "adamw_torch"},
-        epochs=4,
-        batch=64,
-        forget_batch=16,
-    ),
-    "cifar100": Setup(
-        "resnet50",
-        {"num_train_epochs": 200, "learning_rate": 0.1, "lr_scheduler_type": "cosine", "optim": "sgd",
-         "optim_args": "momentum=0.9", "weight_decay": 5e-4, "max_grad_norm": 0.0},
-        epochs=5,
-        batch=256,
-        forget_batch=64,
-        augment=True,
-    ),
-}  # fmt: skip
+from hf_sharp_unlearn.benchmarks.comparison import runs, tables
+from hf_sharp_unlearn.benchmarks.comparison.configs import CONFIGS
+from hf_sharp_unlearn.benchmarks.comparison.setups import FIELDS, SELECTIONS, SETUPS, TUNING_SEED
+from hf_sharp_unlearn.benchmarks.parts.rows import positive, results_folder, surroundings
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -128,16 +90,13 @@ def winners_of(rows: list[dict], names: list[str]) -> dict:
 
 def run(options: argparse.Namespace) -> bool:
     """Run what is missing. Returns True when every row is there and the tables are written."""
-    from hf_sharp_unlearn.benchmarks import vision_report, vision_run
-
-    results = options.output_dir or os.path.join(HERE, "results")
-    os.makedirs(results, exist_ok=True)
+    results = results_folder(options.output_dir)
     os.makedirs(options.work_dir, exist_ok=True)
     unknown = sorted(set(options.only or ()) - set(CONFIGS))
     if unknown:
         raise ValueError(f"--only {unknown}: not a configuration. There are {sorted(CONFIGS)}.")
     names = list(options.only or CONFIGS)
-    task = vision_run.task_of(options.data, options.scores)
+    task = runs.task_of(options.data, options.scores)
     path = os.path.join(results, f"vision_{options.config}.csv")
     deadline = time.monotonic() + 60 * options.minutes
 
@@ -152,9 +111,7 @@ def run(options: argparse.Namespace) -> bool:
         if stage == "train" and (todo or missing("tune") or missing("report")):  # in this order: report needs tune
             # What a row was made with may lie on another machine: train it again, its row stays.
             jobs = jobs_of(stage, names, options.seeds, {})
-            todo += [
-                job for job in jobs if job not in todo and not os.path.exists(vision_run.path_of(job, vars(options)))
-            ]
+            todo += [job for job in jobs if job not in todo and not os.path.exists(runs.path_of(job, vars(options)))]
         for kind in ("original", "retrained") if stage == "train" else (None,):
             some = [job for job in todo if kind is None or job["name"] == kind]
             _work(some, vars(options), path, task.name, deadline, kind or stage)
@@ -162,17 +119,15 @@ def run(options: argparse.Namespace) -> bool:
             print(f"stopped after {options.minutes:g} minutes; the same command goes on from here", flush=True)
             return False
     rows = read_rows(path, options.config, task.name)
-    vision_report.write(rows, winners_of(rows, names), results, f"vision_{options.config}_{task.name}")
+    tables.write(rows, winners_of(rows, names), results, f"vision_{options.config}_{task.name}")
     return True
 
 
 def _work(jobs: list[dict], settings: dict, path: str, data: str, deadline: float, title: str) -> None:
     """Run jobs in worker processes; write a row as soon as a job is done."""
-    from hf_sharp_unlearn.benchmarks import vision_run
-
     if not jobs:
         return
-    device = vision_run.device_of()
+    device = runs.device_of()
     workers = min(settings["workers"], 1 if device.type == "cuda" else len(jobs))
 
     done = {key_of(row) for row in read_rows(path, settings["config"], data)}
@@ -184,7 +139,7 @@ def _work(jobs: list[dict], settings: dict, path: str, data: str, deadline: floa
     if workers < 1:
         for job in tqdm(jobs, desc=title):
             if time.monotonic() < deadline:
-                write(vision_run.run_job(job, settings))
+                write(runs.run_job(job, settings))
         return
     context = multiprocessing.get_context("spawn")
     pending: set[Future] = set()
@@ -193,7 +148,7 @@ def _work(jobs: list[dict], settings: dict, path: str, data: str, deadline: floa
         try:
             while pending or (waiting and time.monotonic() < deadline):
                 while waiting and len(pending) < workers and time.monotonic() < deadline:
-                    pending.add(pool.submit(vision_run.run_job, waiting.pop(0), settings))
+                    pending.add(pool.submit(runs.run_job, waiting.pop(0), settings))
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in finished:
                     write(future.result())

@@ -23,7 +23,18 @@ from hf_sharp_unlearn.kernels import tiles  # noqa: E402
 
 if os.environ.get("GPU_TESTS") != "1":
     tiles.TILE = 1 << 17  # so that the tests' tensors have more than one
-torch.set_num_threads(1)  # bitwise claims need one order of summation; the models are tiny
+# One order of summation is enough for every claim, and the models are tiny: `make test-settings` sets other numbers.
+torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
+
+
+# Files that take longest: they begin first, so that no worker is left with one of them in the end. (Workers take whole
+# files, `--dist loadfile`: what the tests of a file share is made once.)
+LONGEST = ("test_demo", "test_ddp", "test_tutorial", "test_hub", "test_resume", "test_contract", "test_memorization")
+
+
+def pytest_collection_modifyitems(items):
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(LONGEST)))
 
 
 def pytest_collection_finish(session):

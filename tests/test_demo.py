@@ -14,8 +14,6 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from hf_sharp_unlearn import UnlearningReport, demo
 from hf_sharp_unlearn.commands import cli
 
-pytestmark = pytest.mark.xdist_group("demo")  # one worker makes what the tests share
-
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):

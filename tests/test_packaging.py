@@ -11,8 +11,6 @@ from parts import ROOT
 
 import hf_sharp_unlearn
 
-pytestmark = pytest.mark.xdist_group("packaging")  # one worker makes what the tests share
-
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):

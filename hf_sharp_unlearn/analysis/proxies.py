@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 from scipy.special import log_softmax
 from torch import nn
 from transformers import TrainerCallback
@@ -120,9 +119,11 @@ def rank_correlations(scores: np.ndarray, proxies: dict[str, np.ndarray]) -> dic
 
     Rows without a score are left out. nan where it is not defined: a proxy, or the scores, that are all equal.
     """
+    from scipy.stats import spearmanr
+
     kept = ~np.isnan(scores)
     pairs = {name: (scores[kept], values[kept]) for name, values in proxies.items()}
     return {
-        name: float(stats.spearmanr(*pair).statistic) if all(len(np.unique(x)) > 1 for x in pair) else float("nan")
+        name: float(spearmanr(*pair).statistic) if all(len(np.unique(x)) > 1 for x in pair) else float("nan")
         for name, pair in pairs.items()
     }

@@ -3,9 +3,9 @@ names under which a command line finds tables and models. Nothing here computes 
 """
 
 from .hub_id import hub_id
-from .images import CropFlip, ImagesInMemory
-from .loading import SeededDataset, sized
-from .sampling import Pass, StreamBatchSampler, stream_sampler
+from .images import CropFlip, ImagesInMemory, cached_images
+from .loading import SeededDataset, StreamDataset, sized
+from .sampling import Pass, Slot, StreamBatchSampler, stream_sampler
 from .sets import (
     COUNTS,
     count_items,
@@ -16,7 +16,7 @@ from .sets import (
     targets_of,
     transform_of,
 )
-from .sources import FromConfig, collator_for, load_data, load_model, prepare, processing_class_of
+from .sources import FromConfig, Processed, collator_for, load_data, load_model, prepare, processing_class_of
 from .streams import Streams, dataset_of, length_grouped, pins_memory
 from .tables import fingerprint, forget_rows, is_hub_id, read_table
 
@@ -26,9 +26,13 @@ __all__ = [
     "FromConfig",
     "ImagesInMemory",
     "Pass",
+    "Processed",
     "SeededDataset",
+    "Slot",
     "StreamBatchSampler",
+    "StreamDataset",
     "Streams",
+    "cached_images",
     "collator_for",
     "count_items",
     "dataset_of",

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special  # not scipy.stats: it takes a second to import, in every process
 
 CONFIDENCE = 0.95
-Z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
+Z = float(special.ndtri(0.5 + CONFIDENCE / 2))
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def mean(values: np.ndarray, method: str = "") -> Estimate:
     value = float(np.mean(values))
     if n < 2 or not np.isfinite(values).all():
         return Estimate(value, n, method=method)
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+    half = float(special.stdtrit(n - 1, 0.5 + CONFIDENCE / 2) * np.std(values, ddof=1) / math.sqrt(n))
     return Estimate(value, n, value - half, value + half, method or "t interval")
 
 
@@ -82,11 +82,13 @@ def percentile(values: np.ndarray, percent: float) -> Estimate:
     The number of values below the percentile is binomial, so two ranks bound it, whatever the distribution (David and
     Nagaraja 2003, 7.1). An end without such a rank (few samples) is the smallest or largest value.
     """
+    from scipy.stats import binom
+
     n = len(values)
     if n == 0:
         raise Unavailable("there are no samples")
     ordered = np.sort(values)
-    low, high = stats.binom.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], n, percent / 100)
+    low, high = binom.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], n, percent / 100)
     value = float(np.percentile(ordered, percent))
     ends = ordered[max(int(low) - 1, 0)], ordered[min(int(high), n - 1)]
     return Estimate(value, n, min(float(ends[0]), value), max(float(ends[1]), value), "order statistics")

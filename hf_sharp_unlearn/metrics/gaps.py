@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri
 
 from .estimate import CONFIDENCE, Estimate, wilson
 from .outputs import Outputs, accuracy_of
@@ -56,7 +56,7 @@ def of_gaps(gaps: Mapping[str, Gap], score: Callable[..., float]) -> Estimate:
     """score(values of the one model, values of the other) with its interval: the range of the score over the intervals
     of all gaps, each at 95 % by Bonferroni. So a gap that may be zero is allowed to be zero."""
     value = score(*({key: getattr(gap, side) for key, gap in gaps.items()} for side in ("one", "other")))
-    z = float(stats.norm.ppf(1 - (1 - CONFIDENCE) / 2 / len(gaps)))
+    z = float(ndtri(1 - (1 - CONFIDENCE) / 2 / len(gaps)))
     ends = [gap.interval(z) for gap in gaps.values()]
     choices = [(low, high, *([0.0] if low < 0 < high else [])) for low, high in ends]
     scores = []

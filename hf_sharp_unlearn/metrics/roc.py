@@ -8,7 +8,6 @@ TPR @ x      the largest true positive rate among thresholds whose false positiv
 import math
 
 import numpy as np
-from scipy.stats import rankdata
 
 from .estimate import Absent, Estimate, Unavailable, Z, wilson
 
@@ -28,6 +27,8 @@ def auc(members: np.ndarray, others: np.ndarray) -> Estimate:
 
     members (N,), others (M,): scores. Raises Unavailable for an empty group, ValueError for nan.
     """
+    from scipy.stats import rankdata  # a second to import: not for those who want no such number
+
     members, others = _checked(members, others)
     n, m = len(members), len(others)
     ranks = rankdata(np.concatenate([members, others]))

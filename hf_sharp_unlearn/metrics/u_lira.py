@@ -11,7 +11,6 @@ answers of one model to many samples are not independent: intervals are over the
 """
 
 import numpy as np
-from scipy.stats import rankdata
 
 from .estimate import Estimate, Z
 from .klom import checked_sets
@@ -35,6 +34,8 @@ def u_lira(target: np.ndarray, unlearned: np.ndarray, retrained: np.ndarray) -> 
 def u_lira_summary(unlearned: np.ndarray, retrained: np.ndarray) -> dict[str, Estimate]:
     """{"accuracy", "auc"} in [0, 1] of models (M, N) and (K, N), M and K >= 4: of the decision, and of the log ratio as
     score, mean over samples. n: judged models, the smaller kind. The AUC's interval is DeLong's (1988), over models."""
+    from scipy.stats import rankdata
+
     sides = checked_sets(unlearned, retrained, least=4)
     found, fooled = (u_lira(side[1::2], sides[0][::2], sides[1][::2]) for side in sides)
     ranks = rankdata(np.concatenate([found, fooled]), axis=0)

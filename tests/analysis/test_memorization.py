@@ -28,7 +28,6 @@ from hf_sharp_unlearn.analysis import (
 from hf_sharp_unlearn.analysis.memorization import combine, subset_rows
 from hf_sharp_unlearn.demo import digits_with_wrong_labels
 
-pytestmark = pytest.mark.xdist_group("memorization")
 COUNT, MODELS = 300, 80
 
 

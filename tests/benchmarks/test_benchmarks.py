@@ -6,8 +6,9 @@ import os
 import pytest
 import torch
 
-from hf_sharp_unlearn.benchmarks import kernel_part, providers, training
-from hf_sharp_unlearn.benchmarks.shapes import SHAPES
+from hf_sharp_unlearn.benchmarks import training
+from hf_sharp_unlearn.benchmarks.parts import clocks, providers, rows
+from hf_sharp_unlearn.benchmarks.parts.shapes import SHAPES
 from hf_sharp_unlearn.commands.cli import main
 
 CPU = torch.device("cpu")
@@ -58,21 +59,21 @@ def test_the_shapes_are_the_models_they_are_called_after():
 
 def test_traffic_counts_calls_and_operand_bytes_but_no_views():
     a, b, out = torch.ones(100), torch.ones(100), torch.empty(100)
-    with kernel_part.Traffic() as traffic:
+    with clocks.Traffic() as traffic:
         a.view(10, 10)
         a.detach()
     assert (traffic.calls, traffic.bytes) == (0, 0)
-    with kernel_part.Traffic() as traffic:
+    with clocks.Traffic() as traffic:
         a + b
     assert (traffic.calls, traffic.bytes) == (1, 1200)
-    with kernel_part.Traffic() as traffic:
+    with clocks.Traffic() as traffic:
         out.copy_(a)
     assert (traffic.calls, traffic.bytes) == (1, 1200), "copy_ returns what it wrote: read, self, result"
 
 
 def test_quantiles():
-    assert kernel_part.quantiles([3.0]) == (3.0, 3.0, 3.0)
-    assert kernel_part.quantiles([float(i) for i in range(11)]) == pytest.approx((2.0, 5.0, 8.0))
+    assert rows.quantiles([3.0]) == (3.0, 3.0, 3.0)
+    assert rows.quantiles([float(i) for i in range(11)]) == pytest.approx((2.0, 5.0, 8.0))
 
 
 def rows_of(path):

@@ -10,8 +10,10 @@ import torch
 from parts import images, timm_resnet
 
 from hf_sharp_unlearn import ASAM, SharpMinMax
-from hf_sharp_unlearn.benchmarks import vision, vision_configs, vision_data, vision_report, vision_run
-from hf_sharp_unlearn.benchmarks.released import released_sharp_minmax, smallest_gradient_mask
+from hf_sharp_unlearn.benchmarks import vision
+from hf_sharp_unlearn.benchmarks.comparison import configs, runs, tables
+from hf_sharp_unlearn.benchmarks.comparison.released import released_sharp_minmax, smallest_gradient_mask
+from hf_sharp_unlearn.benchmarks.parts import tasks
 
 
 def options(tmp_path, *arguments):
@@ -31,7 +33,7 @@ def test_it_runs_on_digits_resumes_and_writes_tables_and_plot(tmp_path, monkeypa
     tiny = ["--seeds", "1", "--max-steps", "2", "--only", *names]
     assert not vision.run(options(tmp_path, "--minutes", "0", *tiny)), "no time, no run"
     calls = []
-    run_job = vision_run.run_job
+    run_job = runs.run_job
 
     def counted(job, settings):
         calls.append(job)
@@ -39,7 +41,7 @@ def test_it_runs_on_digits_resumes_and_writes_tables_and_plot(tmp_path, monkeypa
             raise KeyboardInterrupt
         return run_job(job, settings)
 
-    monkeypatch.setattr(vision_run, "run_job", counted)
+    monkeypatch.setattr(runs, "run_job", counted)
     with pytest.raises(KeyboardInterrupt):
         vision.run(options(tmp_path, *tiny))
     assert len(rows_of(tmp_path)) == 6
@@ -77,23 +79,23 @@ def test_cifar100_configuration_two_steps(tmp_path):
     made.batch, made.max_steps = 4, 2
     settings = vars(made)
     os.makedirs(made.work_dir)
-    task = vision_data.load_task(made.data, made.scores)
+    task = tasks.load_task(made.data, made.scores)
     assert task.classes == 5 and task.forget_rows("hard", 0.06, 0).tolist() == [38, 39]
     for job in (
         {"seed": 0, "selection": "", "name": "original"},
         {"seed": 0, "selection": "hard", "name": "retrained"},
         {"seed": 0, "selection": "hard", "name": "Sharp MinMax, ASAM 1.0", "point": (0.01, 0.95)},
     ):
-        row = vision_run.run_job(job, settings)
+        row = runs.run_job(job, settings)
     assert {"retain", "forget", "test", "tow", "tow_signed"} <= row.keys()
-    model = vision_run.build_model("resnet50", task)
+    model = runs.build_model("resnet50", task)
     assert model.timm_model.conv1.weight.shape == (64, 3, 3, 3)
 
 
 def test_forget_sets_are_the_lowest_scores_or_drawn_by_seed():
-    data = vision_data.Images(torch.zeros(50, 1, 2, 2), torch.zeros(50, dtype=torch.long))
+    data = tasks.Images(torch.zeros(50, 1, 2, 2), torch.zeros(50, dtype=torch.long))
     scores = np.random.default_rng(0).random(50)
-    task = vision_data.Task(data, data, 1, scores, "x")
+    task = tasks.Task(data, data, 1, scores, "x")
     hard = task.forget_rows("hard", 0.1, 3)
     assert scores[hard].max() <= np.delete(scores, hard).min() and len(hard) == 5
     drawn = [task.forget_rows("random", 0.1, seed) for seed in (0, 0, 1)]
@@ -101,16 +103,16 @@ def test_forget_sets_are_the_lowest_scores_or_drawn_by_seed():
 
 
 def test_every_configuration_has_six_grid_points_and_a_method_at_each():
-    for config in vision_configs.CONFIGS.values():
+    for config in configs.CONFIGS.values():
         assert len(set(config.grid)) == 6
         methods = [config.make(*point) for point in config.grid] if config.make else []
         assert all(type(method) is type(methods[0]) for method in methods)
-    assert vision_configs.CONFIGS["Sharp MinMax, overlap"].make(0.1, 0.9) == SharpMinMax(0.9, ASAM(1.0), overlap=True)
+    assert configs.CONFIGS["Sharp MinMax, overlap"].make(0.1, 0.9) == SharpMinMax(0.9, ASAM(1.0), overlap=True)
 
 
 def test_the_winner_is_the_best_tug_of_war_on_the_tuning_seed_and_its_rows_are_reported():
     name = "NegGrad+, SGD"
-    grid = vision_configs.CONFIGS[name].grid
+    grid = configs.CONFIGS[name].grid
     base = {"selection": "hard", "name": name, "retain": "1", "forget": "0", "test": "1", "tow_signed": "1"}
     rows = [
         {**base, "seed": seed, "rate": str(rate), "strength": str(strength), "tow": str(tow), "cpu_seconds": "3"}
@@ -121,10 +123,10 @@ def test_the_winner_is_the_best_tug_of_war_on_the_tuning_seed_and_its_rows_are_r
              for s in ("100", "0", "1")]  # fmt: skip
     winners = vision.winners_of(rows, [name])
     assert winners == {name: grid[2]}
-    found = vision_report.reported(rows, [name], winners)
+    found = tables.reported(rows, [name], winners)
     assert [row["seed"] for row in found["hard", name]] == ["0", "1"]
     assert all(row["share"] == 0.25 and row["tow"] == "0.9" for row in found["hard", name])
-    (line,) = [line for line in vision_report.summary(found, "hard", [name], winners) if line["name"] == name]
+    (line,) = [line for line in tables.summary(found, "hard", [name], winners) if line["name"] == name]
     assert line["n"] == 2 and line["tow"] == 0.9 and line["tow_sd"] == 0
 
 

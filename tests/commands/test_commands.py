@@ -23,7 +23,6 @@ from transformers import (
 from hf_sharp_unlearn.commands import cli
 from hf_sharp_unlearn.data.sources import FromConfig, collator_for, load_data, load_model
 
-pytestmark = pytest.mark.xdist_group("commands")
 WORDS = ["[PAD]", "[EOS]", "[UNK]", *"a quick brown fox jumps over the lazy dog".split()]
 
 

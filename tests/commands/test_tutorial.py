@@ -4,10 +4,7 @@ import json
 import subprocess
 import sys
 
-import pytest
 from parts import SUPPORT
-
-pytestmark = pytest.mark.xdist_group("tutorial")
 
 
 def test_every_block_of_the_tutorial_runs(hub, tmp_path):

@@ -13,7 +13,7 @@ import peft
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from parts import timm_resnet
+from parts import assert_same_updates, timm_resnet, weights_of
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -29,7 +29,6 @@ from transformers import (
 from hf_sharp_unlearn import UnlearningReport, check_commitment
 from hf_sharp_unlearn.commands import cli
 
-pytestmark = pytest.mark.xdist_group("unlearn")
 FAST = ["--use_cpu", "--max_steps", "2", "--per_device_train_batch_size", "8", "--svc-samples", "0"]
 NAMES = {0: "cat", 1: "dog", 2: "eel"}
 
@@ -127,8 +126,8 @@ def test_a_class_of_pictures_is_forgotten_whatever_becomes_of_them(world, tmp_pa
         assert (out / "preprocessor_config.json").exists()
     assert weights["memory"] == weights["disk"]
     a, b = (AutoModelForImageClassification.from_pretrained(tmp_path / name) for name in ("memory", "process"))
-    for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True):
-        torch.testing.assert_close(x, y, atol=1e-5, rtol=0)
+    start = weights_of(AutoModelForImageClassification.from_pretrained(world / "resnet"))
+    assert_same_updates(weights_of(b), weights_of(a), start, 1e-2)  # pixels are rounded to floats in another order
     assert run(*command, "--augmentation", "crop-flip", "--output_dir", tmp_path / "augmented") == 0
     assert (tmp_path / "augmented" / "model.safetensors").read_bytes() != weights["memory"]
 

@@ -8,7 +8,6 @@ import sys
 import pytest
 from parts import SUPPORT
 
-pytestmark = pytest.mark.xdist_group("codegen")  # one worker compiles
 TARGETS, DTYPES = ("sm_80", "sm_90", "gfx942"), ("fp32", "bf16")
 
 

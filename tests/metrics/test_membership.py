@@ -63,9 +63,6 @@ def world():
     return found
 
 
-pytestmark = pytest.mark.xdist_group("membership")
-
-
 def contains(estimate, value):
     return estimate.low <= value <= estimate.high
 

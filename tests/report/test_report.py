@@ -55,9 +55,6 @@ def report(sets, models):
     return quiet(models[0], reference=models[1], original=models[2], relearning=ATTACK, **sets)
 
 
-pytestmark = pytest.mark.xdist_group("report")
-
-
 def test_every_metric_is_there_or_absent_with_the_reason(report):
     for name in METRICS:
         keys = [key for key in report.metrics if key == name or key.startswith(f"{name}/")]

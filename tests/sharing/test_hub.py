@@ -9,8 +9,6 @@ import pytest
 from huggingface_hub import ModelCard
 from parts import SUPPORT
 
-pytestmark = pytest.mark.xdist_group("hub")
-
 
 def job(hub, name, folder):
     command = [sys.executable, str(SUPPORT / "hub_job.py"), name, str(folder)]

@@ -73,7 +73,7 @@ def test_saliency_sums_signed_per_sample_gradients_in_eval_mode():
 
     whole = gradient_saliency(model, batches(6), loss)
     for name, value in gradient_saliency(model, batches(4), loss).items():
-        torch.testing.assert_close(value, whole[name], rtol=1e-4, atol=1e-6)
+        assert (value - whole[name]).norm() <= 1e-4 * whole[name].norm(), name
     assert_same(start, weights_of(model))
     assert modes == {module: module.training for module in model.modules()}
     assert all(weight.grad is None for weight in model.parameters())

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from parts import Mlp, assert_same, differs, images, timm_resnet, weights_of
+from parts import Mlp, assert_same, assert_same_updates, differs, images, timm_resnet, weights_of
 
 from hf_sharp_unlearn import ASAM, SAM, NegGradPlus, SharpMinMax
 from hf_sharp_unlearn.kernels import BACKENDS, load
@@ -93,13 +93,12 @@ def test_a_weight_with_gaps_in_memory_is_trained(make_trainer):
     block[:, :6] = model.first.weight.data
     model.first.weight.data = block[:, :6]
     for method in (SharpMinMax(0.8, overlap=False), NegGradPlus(0.8, SAM(0.2))):
-        ends = []
+        ends, start = [], weights_of(plain)
         for network in (model, plain):
             trainer = make_trainer(method, model=network, max_steps=2)
             trainer.train()
             ends.append(weights_of(trainer.model))
-        for name in ends[0]:
-            torch.testing.assert_close(ends[0][name], ends[1][name])
+        assert_same_updates(ends[0], ends[1], start)
 
 
 def test_a_gradient_too_small_to_be_scaled_is_no_perturbation(make_trainer):
@@ -115,17 +114,21 @@ def test_a_gradient_too_small_to_be_scaled_is_no_perturbation(make_trainer):
 
 @pytest.mark.parametrize("backend", ["tiled", "triton"])
 def test_channels_last_weights(make_trainer, backend):
-    """Masks and gradients are brought into the weights' order of memory."""
+    """Masks and gradients are brought into the weights' order of memory.
+
+    One step, whose rounding is what the network makes of it: on 8 x 8 pixels its last BatchNorm layers normalise four
+    numbers, and start weights that differ by a unit in the last place end further apart (2e-2 of an update) than
+    two backends do (1e-3 at most, on any instruction set; both are 9e-3 from the same step in float64).
+    """
     ends = []
     for name in ("reference", backend):
         model = timm_resnet().to(memory_format=torch.channels_last)
         trainer = make_trainer(
-            SharpMinMax(0.8, overlap=False), model=model, data=images(24), max_steps=2, kernel_backend=name
+            SharpMinMax(0.8, overlap=False), model=model, data=images(24), max_steps=1, kernel_backend=name
         )
         trainer.train()
         ends.append(weights_of(trainer.model))
-    for name in ends[0]:
-        torch.testing.assert_close(ends[0][name], ends[1][name], rtol=1e-4, atol=1e-6)
+    assert_same_updates(ends[1], ends[0], weights_of(timm_resnet()))
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)

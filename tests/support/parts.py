@@ -60,6 +60,29 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
         assert torch.equal(a[name], b[name]), f"{name} differs by {(a[name] - b[name]).abs().max()}"
 
 
+def assert_same_updates(found, expected, start, share: float = 1e-3) -> None:
+    """Two ways to compute the same run: no tensor's difference is more than `share` of the way that the run has gone.
+
+    Both lengths are root mean squares, the second one over all weights (or all statistics of BatchNorm), because what
+    counts is how far the weights have moved: batch statistics of a few numbers and an ascent amplify the rounding of
+    one operation to many times the size that a single number could be held to. On another CPU, or with another number
+    of threads, sums are rounded otherwise.
+    """
+    assert found.keys() == expected.keys() == start.keys()
+    kinds: dict[bool, list[str]] = {}
+    for name, value in start.items():
+        if value.is_floating_point():
+            kinds.setdefault("running_" in name, []).append(name)
+        else:
+            assert torch.equal(found[name], expected[name]), name
+    for names in kinds.values():
+        moved = torch.cat([(expected[name] - start[name]).double().reshape(-1) for name in names])
+        way = moved.square().mean().sqrt()
+        for name in names:
+            off = (found[name] - expected[name]).double().square().mean().sqrt()
+            assert off <= share * way, f"{name} is off by {float(off / way):.2e} of the way"
+
+
 def differs(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return any(not torch.equal(a[name], b[name]) for name in a)
 

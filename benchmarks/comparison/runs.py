@@ -21,11 +21,11 @@ from transformers import (
 )
 
 from hf_sharp_unlearn import UnlearningArguments, UnlearningTrainer, tug_of_war
-from hf_sharp_unlearn.benchmarks.released import released_sharp_minmax
-from hf_sharp_unlearn.benchmarks.vision import SETUPS, SHARE
-from hf_sharp_unlearn.benchmarks.vision_configs import CONFIGS
-from hf_sharp_unlearn.benchmarks.vision_data import Images, Task, load_task
-from hf_sharp_unlearn.runtime.rng import derive_seed
+from hf_sharp_unlearn.benchmarks.comparison.configs import CONFIGS
+from hf_sharp_unlearn.benchmarks.comparison.released import released_sharp_minmax
+from hf_sharp_unlearn.benchmarks.comparison.setups import SETUPS, SHARE
+from hf_sharp_unlearn.benchmarks.parts.tasks import Images, Task, load_task
+from hf_sharp_unlearn.runtime import derive_seed
 
 task_of = functools.cache(load_task)
 

@@ -4,7 +4,7 @@ import csv
 import os
 import statistics
 
-from hf_sharp_unlearn.benchmarks.vision_configs import CONFIGS
+from hf_sharp_unlearn.benchmarks.comparison.configs import CONFIGS
 
 COLUMNS = ("retain", "forget", "test", "tow", "tow_signed", "cpu_seconds", "share")
 TITLES = {"hard": "6 % hardest", "random": "6 % at random"}

@@ -1,0 +1,1 @@
+"""What several benchmarks share: rows of results, clocks, shapes of models, ways to make a step, data, networks."""
