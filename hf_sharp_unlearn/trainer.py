@@ -622,7 +622,9 @@ class UnlearningTrainer(Trainer):
         reads = self.compute_loss_func is not None or self._has_own_compute_loss
         known = inspect.signature(self.compute_loss).parameters
         if reads and ("num_items_in_batch" in known or any(p.kind is p.VAR_KEYWORD for p in known.values())):
-            options["num_items_in_batch"] = torch.tensor(items, device=self.args.device)
+            options["num_items_in_batch"] = torch.tensor(
+                max(items, 1), device=self.args.device
+            )  # a filler has weight 0
         if self.compute_loss_func is None or self.accelerator.num_processes == 1:
             return self.compute_loss(model, inputs, **options)
         own = copy(self.args)

@@ -3,7 +3,7 @@
 Trainer averages the means of batches. Two things make that mean depend on how a split was dealt out: batches of a token
 model have different numbers of items, and the last batches of several processes are filled up with samples of the
 split's beginning. So each batch's mean is weighted by its items, and of a batch with fillers the loss of the real
-samples is taken. With one process and one item a sample it is Trainer's number, and is left to Trainer.
+samples is taken. With one process and samples of equally many items it is Trainer's number, and is left to Trainer.
 """
 
 import math
@@ -36,6 +36,7 @@ class MeanLoss:
         self._count, self._keep = count, keep_infinite
         self._size, self._total, self._processes, self._rank = batch_size, total, processes, rank
         self._seen, self._uneven = 0, False
+        self._first: tuple[int, int] | None = None
         self._losses: list[Tensor] = []
         self._items: list[int] = []
 
@@ -45,7 +46,8 @@ class MeanLoss:
         if loss is None:
             return
         items, samples = self._count(inputs)
-        self._uneven |= items != samples
+        self._first = self._first or (items, samples)
+        self._uneven |= items * self._first[1] != self._first[0] * samples
         real = self._real(samples)
         if 0 < real < samples:
             part = {key: value[:real] if _rows(value) == samples else value for key, value in inputs.items()}

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from hf_sharp_unlearn.benchmarks import training
+from hf_sharp_unlearn.benchmarks import kernel_part, training
 from hf_sharp_unlearn.benchmarks.parts import clocks, providers, rows
 from hf_sharp_unlearn.benchmarks.parts.shapes import SHAPES
 from hf_sharp_unlearn.commands.cli import main
@@ -81,7 +81,14 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_the_command_times_the_kernel_part(tmp_path, capsys):
+@pytest.fixture
+def small_copies(monkeypatch):
+    """The bandwidth of this machine is not what these tests are about."""
+    measured = clocks.copy_bandwidth
+    monkeypatch.setattr(kernel_part, "copy_bandwidth", lambda device, rounds, mebibytes: measured(device, rounds, 4))
+
+
+def test_the_command_times_the_kernel_part(tmp_path, capsys, small_copies):
     names = ["per_tensor", "foreach", "tiled", "tiled_one_sweep"]
     command = ["benchmark", "--part", "kernels", "--shapes", "odd", "--rounds", "2", "--device", "cpu",
                "--providers", *names, "--output-dir", str(tmp_path)]  # fmt: skip
@@ -101,8 +108,8 @@ def test_the_command_times_the_kernel_part(tmp_path, capsys):
     assert len(rows_of(tmp_path / "kernels.csv")) == 2 * len(found), "rows are appended"
 
 
-def test_a_run_without_a_gpu_says_that_triton_was_not_measured(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(providers, "names_for", lambda device: ["tiled"])
+def test_a_run_without_a_gpu_says_that_triton_was_not_measured(tmp_path, capsys, monkeypatch, small_copies):
+    monkeypatch.setattr(kernel_part, "names_for", lambda device: ["tiled"])
     assert (
         main(["benchmark", "--part", "kernels", "--shapes", "odd", "--rounds", "1", "--output-dir", str(tmp_path)]) == 0
     )

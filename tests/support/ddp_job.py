@@ -8,7 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 from parts import BatchNormNet, Mlp, rows, weights_of
-from transformers import TrainerCallback
+from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from hf_sharp_unlearn import (
     ASAM,
@@ -25,6 +25,8 @@ from hf_sharp_unlearn import (
     UnlearningTrainer,
     split_forget,
 )
+from hf_sharp_unlearn.runtime import distributed
+from hf_sharp_unlearn.step import window
 
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")
@@ -58,7 +60,7 @@ class EveryStep(TrainerCallback):
         self.sums.append([weight.detach().view(torch.int32).long().sum().item() for weight in model.parameters()])
 
 
-def run(out, method, name, model=None, data=None, batch=4, **arguments):
+def run(out, method, name, model=None, data=None, batch=4, data_collator=None, compute_loss_func=None, **arguments):
     forget, retain = split_forget(rows(40) if data is None else data, list(range(7)))
     args = UnlearningArguments(
         os.path.join(out, name),
@@ -76,6 +78,8 @@ def run(out, method, name, model=None, data=None, batch=4, **arguments):
         forget_dataset=forget,
         retain_dataset=retain,
         callbacks=[steps],
+        data_collator=data_collator,
+        compute_loss_func=compute_loss_func,
     )
     return trainer, steps
 
@@ -103,12 +107,40 @@ class Branch(torch.nn.Module):
         return (self.a if self.rank == 0 else self.b)(x, labels)
 
 
+def padded(items):
+    longest = max(len(item["input_ids"]) for item in items)
+    fill = {"input_ids": 0, "labels": -100}
+    return {
+        name: torch.stack([torch.nn.functional.pad(i[name], (0, longest - len(i[name])), value=v) for i in items])
+        for name, v in fill.items()
+    }
+
+
+def summed(outputs, labels, num_items_in_batch):
+    return torch.nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
+
+
+def reduced_a_step(out, name, method):
+    """Elements of gradients that go through our all-reduce in a step, in units of the model's size."""
+    trainer, _ = run(out, method, f"reduced-{name}", max_steps=2)
+    elements, reduce = [], distributed.all_reduce_mean
+
+    def counting(tensors, processes):
+        elements.append(sum(tensor.numel() for tensor in tensors if tensor is not None))
+        reduce(tensors, processes)
+
+    window.all_reduce_mean = counting
+    trainer.train()
+    window.all_reduce_mean = reduce
+    return sum(elements) / sum(weight.numel() for weight in trainer.model.parameters()) / 2
+
+
 def main(out: str) -> None:
     rank = int(os.environ.get("RANK", 0))
     results = {}
     for name, method in METHODS.items():
         for accumulation in (1, 2):
-            for sync in (True, False):
+            for sync in (True, False) if method.perturbation is not None else (True,):
                 key = f"{name}/{accumulation}/{'sync' if sync else 'local'}"
                 trainer, steps = run(
                     out,
@@ -161,8 +193,32 @@ def main(out: str) -> None:
         trainer.train()
     except FloatingPointError as error:
         results["bad"] = {"error": str(error), "weights": weights_of(trainer.model), "steps": len(steps.sums)}
+    results["reduced"] = {name: reduced_a_step(out, name, METHODS[name]) for name in ("salun", "salun_sam", "neggrad")}
+    flat = NegGradPlus(0.8, SAM(0.2), "retain"), SharpMinMax(0.8, None), SharpMinMax(0.8, overlap=True)
+    results["reduced"] |= {f"flat {i}": reduced_a_step(out, f"flat-{i}", method) for i, method in enumerate(flat)}
+
+    lengths = torch.randint(2, 9, (40,), generator=torch.Generator().manual_seed(5)).tolist()
+    tokens = [{"input_ids": torch.arange(3, 3 + n), "labels": torch.arange(3, 3 + n)} for n in lengths]
+    size = {"vocab_size": 16, "n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 16}
+    for name, model, data in (("classes", Mlp(), None), ("tokens", GPT2LMHeadModel(GPT2Config(**size)).eval(), tokens)):
+        torch.manual_seed(0)
+        for weight in model.parameters():
+            weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
+        collate = {"data_collator": padded} if data else {}
+        trainer, _ = run(
+            out, FineTune(), f"eval-{name}", model=model, data=data, per_device_eval_batch_size=4, **collate
+        )
+        results[f"eval {name}"] = {k: v for k, v in trainer.evaluate().items() if k.endswith(("loss", "accuracy"))}
+    for accumulation in (1, 3):
+        name = f"summed-{accumulation}"
+        trainer, _ = run(out, FineTune(), name, gradient_accumulation_steps=accumulation, compute_loss_func=summed)
+        trainer.train()
+        results[name] = weights_of(trainer.model)
+    results["total_batch_size"] = trainer.get_train_dataloader().total_batch_size
     torch.save(results, os.path.join(out, f"{rank}.pt"))
 
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # gloo's threads must not outlive the interpreter

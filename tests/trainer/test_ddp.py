@@ -31,7 +31,7 @@ def cases(run):
 
 def test_parameters_are_bitwise_identical_on_all_ranks_after_every_step(runs):
     _, (first, second) = runs
-    assert len(cases(first)) == 15 * 2 * 2, "methods x accumulation x kind of perturbation"
+    assert len(cases(first)) == 2 * (7 + 8 * 2), "accumulation x (methods, with both kinds of perturbation)"
     for key in cases(first):
         assert first[key]["steps"] == second[key]["steps"], key
         assert len(first[key]["steps"]) >= (1 if key.startswith("influence") else 2)
@@ -98,3 +98,29 @@ def test_a_non_finite_loss_on_one_process_stops_all_together(runs):
         assert "step 2" in run["bad"]["error"] and "clean" in run["bad"]["error"]
         assert run["bad"]["steps"] == 1
     assert_same(first["bad"]["weights"], second["bad"]["weights"])
+
+
+def test_a_gradient_goes_through_one_reduction_where_no_perturbation_needs_another(runs):
+    """Averaging is linear: a part that no perturbation follows is averaged with the composed gradient."""
+    _, (first, _) = runs
+    reduced = first["reduced"]
+    assert reduced["neggrad"] == 0, "one pass: DDP does it"
+    assert reduced["salun"] == 1 and reduced["salun_sam"] == 2
+    assert reduced["flat 0"] == 2, "the retain half for its perturbation, then the sum"
+    assert reduced["flat 1"] == 1 and reduced["flat 2"] == 3
+
+
+@pytest.mark.parametrize("kind", ["classes", "tokens"])
+def test_the_loss_of_an_evaluation_does_not_depend_on_the_number_of_processes(runs, kind):
+    """33 samples in batches of 4, rows of different length: the last ones are filled up with others."""
+    one, (two, other) = runs
+    assert two[f"eval {kind}"] == other[f"eval {kind}"]
+    assert two[f"eval {kind}"] == pytest.approx(one[f"eval {kind}"], rel=1e-5)
+    assert {"eval_retain_loss", "eval_forget_loss"} <= set(one[f"eval {kind}"])
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_a_loss_function_of_the_users_is_a_mean_over_all_processes(runs, accumulation):
+    one, (two, _) = runs
+    assert_same_updates(two[f"summed-{accumulation}"], one[f"summed-{accumulation}"], weights_of(Mlp()))
+    assert one["total_batch_size"] == two["total_batch_size"] == 4
