@@ -1,3 +1,0 @@
-"""Where UnlearningTrainer differs from Trainer on purpose: {part of a test's id: reason}. Such a test must fail."""
-
-DIFFERENCES: dict[str, str] = {}
