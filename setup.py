@@ -14,14 +14,11 @@ setup(
         *find_packages(include=["hf_sharp_unlearn", "hf_sharp_unlearn.*"]),
         "hf_sharp_unlearn.kernels",
         "hf_sharp_unlearn.benchmarks",
-        "hf_sharp_unlearn.benchmarks.comparison",
-        "hf_sharp_unlearn.benchmarks.parts",
+        *(f"hf_sharp_unlearn.benchmarks.{name}" for name in find_packages("benchmarks")),
     ],
     package_dir={
         "hf_sharp_unlearn.kernels": "kernels/sharp_minmax/torch-ext/sharp_minmax",
         "hf_sharp_unlearn.benchmarks": "benchmarks",
-        "hf_sharp_unlearn.benchmarks.comparison": "benchmarks/comparison",
-        "hf_sharp_unlearn.benchmarks.parts": "benchmarks/parts",
     },
     package_data={"hf_sharp_unlearn.sharing": ["templates/*.md"]},
 )

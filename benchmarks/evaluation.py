@@ -1,4 +1,4 @@
-"""What a report osts beyond the forward passes, and how much memory the Wasserstein distance takes.
+"""What does a report cost beyond the forward passes, and how much memory does the Wasserstein distance take?
 
     python -m hf_sharp_unlearn.benchmarks.evaluation --data FOLDER       images of a parquet folder with train and test
     python -m hf_sharp_unlearn.benchmarks.evaluation                     generated images
@@ -22,16 +22,17 @@ import time
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
+from torch.utils.data import ConcatDataset, DataLoader
 from transformers import default_data_collator
 
-from hf_sharp_unlearn import evaluate_unlearning
+from hf_sharp_unlearn import UnlearningReport, evaluate_unlearning
 from hf_sharp_unlearn.analysis import fine_tune
+from hf_sharp_unlearn.benchmarks.parts.images import Images, read_images
 from hf_sharp_unlearn.benchmarks.parts.networks import Classifier
-from hf_sharp_unlearn.benchmarks.parts.rows import append, positive, quantiles, results_folder, surroundings
-from hf_sharp_unlearn.benchmarks.parts.tasks import Images, load_images
-from hf_sharp_unlearn.metrics import Outputs, mia
+from hf_sharp_unlearn.benchmarks.parts.options import parser_of, positive
+from hf_sharp_unlearn.benchmarks.parts.rows import quantiles, save, surroundings
+from hf_sharp_unlearn.metrics import svc_judgements
+from hf_sharp_unlearn.runtime import progress_bar
 
 SIZES = {"forget": 1000, "retain": 5000, "test": 4000}
 MEMORY = """
@@ -55,6 +56,7 @@ def peak_memory() -> tuple[float, float]:
 
 
 def sets_of(data: str | None) -> tuple[dict[str, Images], int]:
+    """({split: images}, number of classes). Read, or generated: noise around one centre a class."""
     members = SIZES["forget"] + SIZES["retain"]
     if data is None:
         draw = torch.Generator().manual_seed(0)
@@ -63,7 +65,7 @@ def sets_of(data: str | None) -> tuple[dict[str, Images], int]:
         whole = Images(centres[labels] + torch.randn(len(labels), 3, 32, 32, generator=draw), labels)
         parts = whole.select(torch.arange(members)), whole.select(torch.arange(members, len(labels)))
     else:
-        train, test = load_images(data)
+        train, test, _ = read_images(data)
         draw = torch.Generator().manual_seed(0)
         parts = (
             train.select(torch.randperm(len(train), generator=draw)[:members]),
@@ -74,7 +76,7 @@ def sets_of(data: str | None) -> tuple[dict[str, Images], int]:
     return {**sets, "test": parts[1]}, int(parts[0].labels.max()) + 1
 
 
-def forward_seconds(model: nn.Module, sets: dict, batch: int) -> float:
+def forward_seconds(model: nn.Module, sets: dict[str, Images], batch: int) -> float:
     start = time.perf_counter()
     model.eval()
     with torch.no_grad():
@@ -84,41 +86,39 @@ def forward_seconds(model: nn.Module, sets: dict, batch: int) -> float:
     return time.perf_counter() - start
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder with train*.parquet and test*.parquet; default: generated images")
-    parser.add_argument("--cifar-stem", action="store_true", help="a 3 x 3 stem without pooling")
-    parser.add_argument(
-        "--train-steps", type=positive, default=200, help="of AdamW before, so that there is something to see"
-    )
-    parser.add_argument("--batch", type=positive, default=128, help="samples a batch")
-    parser.add_argument("--rounds", type=positive, default=5, help="counted rounds; one more is a warm-up")
-    parser.add_argument("--output-dir", default=None, help="folder of the results (benchmarks/results in a checkout)")
-    options = parser.parse_args(argv)
+def seconds_of(model: nn.Module, sets: dict[str, Images], batch: int) -> tuple[dict[str, float], UnlearningReport]:
+    """One round: ({part: seconds}, the report)."""
+    seconds = {"forward": forward_seconds(model, sets, batch)}
+    start = time.perf_counter()
+    report = evaluate_unlearning(model, **sets, svc_samples=0, batch_size=batch, progress=False)
+    seconds["report"] = time.perf_counter() - start
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        report.save(folder)
+    seconds["plots"] = time.perf_counter() - start
+    return seconds, report
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """The row."""
     sets, classes = sets_of(options.data)
     torch.manual_seed(0)
-    members = torch.utils.data.ConcatDataset([sets["forget"], sets["retain"]])
     model = fine_tune(
-        Classifier(classes, options.cifar_stem), members, options.train_steps, learning_rate=1e-3, name="train"
-    )
+        Classifier(classes, options.cifar_stem), ConcatDataset([sets["forget"], sets["retain"]]), options.train_steps,
+        learning_rate=1e-3, name="train",
+    )  # fmt: skip
     rounds = []
-    for _ in tqdm(range(options.rounds + 1), desc="rounds"):
-        forward = forward_seconds(model, sets, options.batch)
-        start = time.perf_counter()
-        report = evaluate_unlearning(model, **sets, svc_samples=0, batch_size=options.batch, progress=False)
-        whole = time.perf_counter() - start
-        start = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            report.save(folder)
-        rounds.append({"forward": forward, "report": whole, "plots": time.perf_counter() - start})
-    rounds = rounds[1:]
-    low, middle, high = quantiles([r["report"] / r["forward"] for r in rounds])
-    outputs: dict[str, Outputs] = report.outputs["unlearned"]
+    for _ in progress_bar(range(options.rounds + 1), desc="rounds"):
+        seconds, report = seconds_of(model, sets, options.batch)
+        rounds.append(seconds)
+    rounds = rounds[1:]  # the first is a warm-up
+    low, middle, high = quantiles([seconds["report"] / seconds["forward"] for seconds in rounds])
+    outputs = report.outputs["unlearned"]
     start = time.perf_counter()
-    _, side = mia.svc_judgements(outputs["retain"], outputs["test"], outputs["forget"])
+    _, side = svc_judgements(outputs["retain"], outputs["test"], outputs["forget"])
     svc = time.perf_counter() - start
     before, peak = peak_memory()
-    row = {
+    return {
         "part": "evaluation",
         "data": os.path.basename(os.path.normpath(options.data)) if options.data else "generated",
         "stem": "3x3" if options.cifar_stem else "7x7",
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
         "report_to_forward_20": round(low, 3),
         "report_to_forward_50": round(middle, 3),
         "report_to_forward_80": round(high, 3),
-        **{f"seconds_{name}": round(statistics.median(r[name] for r in rounds), 2) for name in rounds[0]},
+        **{f"seconds_{part}": round(statistics.median(r[part] for r in rounds), 2) for part in rounds[0]},
         "seconds_svc": round(svc, 1),
         "svc_samples_a_side": side,
         "wasserstein_gib_before": round(before, 2),
@@ -135,8 +135,20 @@ def main(argv: list[str] | None = None) -> None:
         "rounds": options.rounds,
         **surroundings(torch.device("cpu")),
     }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = parser_of(__doc__, rounds=5)
+    parser.add_argument("--data", help="folder with train*.parquet and test*.parquet; default: generated images")
+    parser.add_argument("--cifar-stem", action="store_true", help="a 3 x 3 stem without pooling")
+    parser.add_argument(
+        "--train-steps", type=positive, default=200, help="of AdamW before, so that there is something to see"
+    )
+    parser.add_argument("--batch", type=positive, default=128, help="samples a batch")
+    options = parser.parse_args(argv)
+    row = measure(options)
     print("\n".join(f"{name:>24}  {value}" for name, value in row.items()))
-    append(os.path.join(results_folder(options.output_dir), "evaluation.csv"), [row])
+    save([row], options.output_dir, "evaluation.csv")
 
 
 if __name__ == "__main__":

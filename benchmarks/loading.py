@@ -1,4 +1,4 @@
-"""How fast pictures are loaded, four ways, beside how fast a model learns them.
+"""How fast are pictures loaded, beside how fast a model learns them?
 
     python -m hf_sharp_unlearn.benchmarks.loading [--data FILE.parquet] [--size 32]
 
@@ -17,21 +17,25 @@ import io
 import os
 import tempfile
 import time
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from PIL import Image
-from tqdm.auto import tqdm
+from torch import nn
 from transformers import ViTImageProcessor, default_data_collator
 
 from hf_sharp_unlearn import CropFlip, ImagesInMemory
+from hf_sharp_unlearn.benchmarks.parts.images import image_and_label
 from hf_sharp_unlearn.benchmarks.parts.networks import Classifier
-from hf_sharp_unlearn.benchmarks.parts.rows import append, positive, quantiles, results_folder, surroundings
+from hf_sharp_unlearn.benchmarks.parts.options import parser_of, positive
+from hf_sharp_unlearn.benchmarks.parts.rows import quantiles, save, surroundings
 from hf_sharp_unlearn.data import Processed, Slot, StreamDataset, cached_images
+from hf_sharp_unlearn.runtime import progress_bar
 
 
-def pictures(count: int, size: int) -> datasets.Dataset:
+def generated(count: int, size: int) -> datasets.Dataset:
     """PNG files of smooth noise, as a table."""
     draw, encoded = np.random.default_rng(0), []
     for _ in range(count):
@@ -42,16 +46,30 @@ def pictures(count: int, size: int) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"image": encoded, "label": [i % 100 for i in range(count)]}, features)
 
 
-def table_of(path: str, count: int) -> datasets.Dataset:
+def read(path: str, count: int) -> datasets.Dataset:
+    """The first pictures of a parquet file, in the columns image and label."""
     found = datasets.load_dataset("parquet", data_files=path, split="train")
-    image = next(name for name in ("image", "img") if name in found.column_names)
-    label = next(name for name in ("label", "fine_label") if name in found.column_names)
+    image, label = image_and_label(found)
     kept = found.select_columns([image, label]).select(range(min(count, len(found))))
-    return kept.rename_columns({image: "image", label: "label"} if image != "image" or label != "label" else {})
+    new = {old: name for old, name in ((image, "image"), (label, "label")) if old != name}
+    return kept.rename_columns(new)
 
 
-def load(data, batches: list[list[Slot]]) -> float:
-    """Seconds in which the batches are fetched and collated."""
+def ways_of(table: datasets.Dataset, processor: ViTImageProcessor, cache: str) -> dict[str, Any]:
+    """{way: what a trainer is given}. cache: a folder; a cached table keeps its pictures beside its own files."""
+    table.save_to_disk(cache)
+    memory = ImagesInMemory.from_dataset(table, processor)
+    return {
+        "process": table.with_transform(Processed(processor, "image", "label")),
+        "disk": cached_images(datasets.load_from_disk(cache), processor, "image", "label"),
+        "disk_crop": cached_images(datasets.load_from_disk(cache), processor, "image", "label", CropFlip()),
+        "memory": memory,
+        "memory_crop": memory.with_augmentation(CropFlip()),
+    }
+
+
+def load_seconds(data: Any, batches: list[list[Slot]]) -> float:
+    """In which the batches are fetched and collated."""
     streams = StreamDataset({"retain": data}, 0)
     start = time.perf_counter()
     for slots in batches:
@@ -59,8 +77,8 @@ def load(data, batches: list[list[Slot]]) -> float:
     return time.perf_counter() - start
 
 
-def train(model, optimizer, inputs: dict, steps: int) -> float:
-    """Seconds of NegGrad+ steps on two halves of a batch."""
+def step_seconds(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: dict, steps: int) -> float:
+    """Of NegGrad+ steps on two halves of a batch."""
     half = len(inputs["labels"]) // 2
     start = time.perf_counter()
     for _ in range(steps):
@@ -71,49 +89,55 @@ def train(model, optimizer, inputs: dict, steps: int) -> float:
     return time.perf_counter() - start
 
 
+def measure(table: datasets.Dataset, options: argparse.Namespace) -> list[dict[str, float]]:
+    """{way: pictures per second} a round."""
+    processor = ViTImageProcessor(size={"height": options.size, "width": options.size})
+    rounds = []
+    with tempfile.TemporaryDirectory() as cache:
+        ways = ways_of(table, processor, cache)
+        model = Classifier(100, cifar_stem=options.size <= 64).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        inputs = default_data_collator([ways["memory"][i] for i in range(min(options.batch, len(table)))])
+        for number in progress_bar(range(options.rounds + 1), desc="rounds"):
+            order = torch.randperm(len(table), generator=torch.Generator().manual_seed(number)).tolist()
+            slots = [Slot("retain", index, number, place) for place, index in enumerate(order)]
+            batches = [slots[low : low + options.batch] for low in range(0, len(slots), options.batch)]
+            found = {way: len(table) / load_seconds(data, batches) for way, data in ways.items()}
+            seconds = step_seconds(model, optimizer, inputs, options.steps)
+            rounds.append({**found, "step": options.steps * len(inputs["labels"]) / seconds})
+    return rounds[1:]  # the first is a warm-up
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, rounds=5)
     parser.add_argument("--data", help="parquet file with pictures; default: generated ones")
     parser.add_argument("--size", type=positive, default=32, help="pixels a side, of pictures and of model")
     parser.add_argument("--images", type=positive, default=2048, help="pictures")
     parser.add_argument("--batch", type=positive, default=128, help="pictures a batch")
     parser.add_argument("--steps", type=positive, default=4, help="of the model, a round")
-    parser.add_argument("--rounds", type=positive, default=5, help="counted rounds; one more is a warm-up")
-    parser.add_argument("--output-dir", default=None, help="folder of the results (benchmarks/results in a checkout)")
     options = parser.parse_args(argv)
-    table = pictures(options.images, options.size) if options.data is None else table_of(options.data, options.images)
-    processor = ViTImageProcessor(size={"height": options.size, "width": options.size})
-    memory = ImagesInMemory.from_dataset(table, processor)
-    with tempfile.TemporaryDirectory() as cache:
-        table.save_to_disk(cache)  # so that the cache lies on disk too
-        ways = {
-            "process": table.with_transform(Processed(processor, "image", "label")),
-            "disk": cached_images(datasets.load_from_disk(cache), processor, "image", "label"),
-            "disk_crop": cached_images(datasets.load_from_disk(cache), processor, "image", "label", CropFlip()),
-            "memory": memory,
-            "memory_crop": memory.with_augmentation(CropFlip()),
-        }
-        model = Classifier(100, cifar_stem=options.size <= 64).train()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-        inputs = default_data_collator([memory[i] for i in range(min(options.batch, len(table)))])
-        rounds = []
-        for number in tqdm(range(options.rounds + 1), desc="rounds"):
-            order = torch.randperm(len(table), generator=torch.Generator().manual_seed(number)).tolist()
-            slots = [Slot("retain", index, number, place) for place, index in enumerate(order)]
-            batches = [slots[low : low + options.batch] for low in range(0, len(slots), options.batch)]
-            found = {name: len(table) / load(data, batches) for name, data in ways.items()}
-            seconds = train(model, optimizer, inputs, options.steps)
-            rounds.append({**found, "step": options.steps * len(inputs["labels"]) / seconds})
-    rows = []
-    for name in rounds[0]:
-        low, middle, high = (round(value) for value in quantiles([r[name] for r in rounds[1:]]))
-        rate = {"pictures_per_second_20": low, "pictures_per_second_50": middle, "pictures_per_second_80": high}
-        ratio = round(quantiles([r[name] / r["step"] for r in rounds[1:]])[1], 2)
-        rows.append({"way": name, "size": options.size, "pictures": len(table), "batch": options.batch,
-                     "data": os.path.basename(options.data) if options.data else "generated", **rate,
-                     "to_step_50": ratio, "rounds": options.rounds, **surroundings(torch.device("cpu"))})  # fmt: skip
-        print(f"{name:>12}  {middle:>8,} pictures/s ({low:,} - {high:,}), {ratio:,} times the model's")
-    append(os.path.join(results_folder(options.output_dir), "loading.csv"), rows)
+    table = read(options.data, options.images) if options.data else generated(options.images, options.size)
+    rounds, rows = measure(table, options), []
+    for way in rounds[0]:
+        low, middle, high = (round(value) for value in quantiles([r[way] for r in rounds]))
+        ratio = round(quantiles([r[way] / r["step"] for r in rounds])[1], 2)
+        rows.append(
+            {
+                "way": way,
+                "size": options.size,
+                "pictures": len(table),
+                "batch": options.batch,
+                "data": os.path.basename(options.data) if options.data else "generated",
+                "pictures_per_second_20": low,
+                "pictures_per_second_50": middle,
+                "pictures_per_second_80": high,
+                "to_step_50": ratio,
+                "rounds": options.rounds,
+                **surroundings(torch.device("cpu")),
+            }
+        )
+        print(f"{way:>12}  {middle:>8,} pictures/s ({low:,} - {high:,}), {ratio:,} times the model's")
+    save(rows, options.output_dir, "loading.csv")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What does a whole training step cost: trainer, data loading and all, as ratios within one run?
 
     sharp-unlearn benchmark --part training --models resnet18 --batch 128
+    python benchmarks/training.py --models resnet18 --batch 128        the same in a checkout
 
 trainer               transformers.Trainer on the union of both streams, in one batch
 trainer_2             the same in two micro-batches, of the sizes that NegGrad+ has
@@ -8,18 +9,17 @@ neggrad               NegGrad+: two forward-backwards
 neggrad_asam          NegGrad+ with ASAM: four
 sharp_minmax          Sharp MinMax (paper semantics, ASAM): four, with the library's kernels and one-sweep SGD
 sharp_minmax_unfused  the same with the reference kernels and torch's SGD
+
+Rows are appended to training.csv.
 """
 
-import os
+import argparse
 import statistics
 import tempfile
 import time
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 import torch
 from torch.utils.data import ConcatDataset, Dataset
-from tqdm.auto import tqdm
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageClassification,
@@ -32,7 +32,9 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from hf_sharp_unlearn import ASAM, NegGradPlus, SharpMinMax, UnlearningArguments, UnlearningTrainer
-from hf_sharp_unlearn.benchmarks.parts.rows import append, quantiles
+from hf_sharp_unlearn.benchmarks.parts.options import parser_of, positive
+from hf_sharp_unlearn.benchmarks.parts.rows import quantiles, save, surroundings
+from hf_sharp_unlearn.runtime import progress_bar
 
 RATIOS = (
     ("neggrad", "trainer"),
@@ -42,15 +44,25 @@ RATIOS = (
     ("sharp_minmax_unfused", "neggrad"),
     ("sharp_minmax_unfused", "sharp_minmax"),
 )
+SHARP_MINMAX = SharpMinMax(0.97, ASAM(1.0), overlap=False)
+METHODS = {
+    "neggrad": NegGradPlus(0.97),
+    "neggrad_asam": NegGradPlus(0.97, ASAM(1.0)),
+    "sharp_minmax": SHARP_MINMAX,
+    "sharp_minmax_unfused": SHARP_MINMAX,
+}
 LLAMA = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4,
          "num_key_value_heads": 2, "vocab_size": 8192, "max_position_embeddings": 512}  # fmt: skip
 
 
 class Noise(Dataset):
-    """Samples in memory: the loader costs the same for everyone and next to nothing."""
+    """Samples in memory: the loader costs the same for everyone and next to nothing.
 
-    def __init__(self, count: int, size: int, words: bool, first: int = 0):
-        generator = torch.Generator().manual_seed(first)
+    size: pixels a side, or tokens.
+    """
+
+    def __init__(self, count: int, size: int, words: bool, seed: int):
+        generator = torch.Generator().manual_seed(seed)
         if words:
             tokens = torch.randint(LLAMA["vocab_size"], (count, size), generator=generator)
             self.rows = [{"input_ids": row, "labels": row} for row in tokens]
@@ -66,18 +78,18 @@ class Noise(Dataset):
         return self.rows[index]
 
 
-class Clock(TrainerCallback):
+class StepTimes(TrainerCallback):
     """Milliseconds of each optimizer step, loading included."""
 
     def __init__(self):
-        self.times, self.last = [], None
+        self.milliseconds, self.last = [], None
 
     def on_step_end(self, args, state, control, **kwargs):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.perf_counter()
         if self.last is not None:  # the first step of a run also starts the loader
-            self.times.append(1e3 * (now - self.last))
+            self.milliseconds.append(1e3 * (now - self.last))
         self.last = now
 
 
@@ -93,8 +105,38 @@ def build(model: str, size: int) -> torch.nn.Module:
     return AutoModelForImageClassification.from_config(config)
 
 
+def trainer_of(
+    variant: str, network: torch.nn.Module, retain: Noise, forget: Noise, batch: int, common: dict
+) -> Trainer:
+    """common: arguments that all variants share."""
+    if variant in METHODS:
+        unfused = variant.endswith("_unfused")
+        optimizer = torch.optim.SGD(network.parameters(), lr=common["learning_rate"], momentum=0.9) if unfused else None
+        args = UnlearningArguments(
+            **common, per_device_train_batch_size=batch, kernel_backend="reference" if unfused else "auto"
+        )
+        return UnlearningTrainer(
+            network,
+            args,
+            method=METHODS[variant],
+            forget_dataset=forget,
+            retain_dataset=retain,
+            optimizers=(optimizer, None),
+        )
+    parts = 2 if variant == "trainer_2" else 1
+    args = TrainingArguments(
+        **common,
+        optim="sgd",
+        optim_args="momentum=0.9",
+        lr_scheduler_type="constant",
+        per_device_train_batch_size=2 * batch // parts,
+        gradient_accumulation_steps=parts,
+    )
+    return Trainer(network, args, train_dataset=ConcatDataset([retain, forget]))
+
+
 def step_times(variant: str, model: str, size: int, batch: int, steps: int, folder: str) -> list[float]:
-    words = model == "llama-small"
+    """Milliseconds of each step of a run."""
     common = {
         "output_dir": folder,
         "max_steps": steps + 1,
@@ -105,37 +147,14 @@ def step_times(variant: str, model: str, size: int, batch: int, steps: int, fold
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
-    clock, network = Clock(), build(model, size)
-    retain, forget = (Noise(batch * (steps + 1), size, words, seed) for seed in (0, 1))
-    if variant.startswith("trainer"):
-        parts = 2 if variant == "trainer_2" else 1
-        args = TrainingArguments(
-            **common,
-            optim="sgd",
-            optim_args="momentum=0.9",
-            lr_scheduler_type="constant",
-            per_device_train_batch_size=2 * batch // parts,
-            gradient_accumulation_steps=parts,
-        )
-        trainer = Trainer(network, args, train_dataset=ConcatDataset([retain, forget]), callbacks=[clock])
-    else:
-        method = {"neggrad": NegGradPlus(0.97), "neggrad_asam": NegGradPlus(0.97, ASAM(1.0))}
-        unfused = variant.endswith("_unfused")
-        torchs = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9) if unfused else None
-        trainer = UnlearningTrainer(
-            network,
-            UnlearningArguments(
-                **common, per_device_train_batch_size=batch, kernel_backend="reference" if unfused else "auto"
-            ),
-            method=method.get(variant, SharpMinMax(0.97, ASAM(1.0), overlap=False)),
-            forget_dataset=forget,
-            retain_dataset=retain,
-            callbacks=[clock],
-            optimizers=(torchs, None),
-        )
+    network = build(model, size)
+    retain, forget = (Noise(batch * (steps + 1), size, model == "llama-small", seed) for seed in (0, 1))
+    trainer = trainer_of(variant, network, retain, forget, batch, common)
+    times = StepTimes()
+    trainer.add_callback(times)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    return clock.times
+    return times.milliseconds
 
 
 def measure(model: str, size: int, batch: int, steps: int, rounds: int) -> list[dict]:
@@ -143,7 +162,7 @@ def measure(model: str, size: int, batch: int, steps: int, rounds: int) -> list[
     variants = sorted({name for pair in RATIOS for name in pair})
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for _ in tqdm(range(rounds + 1), desc=f"{model}, {batch} + {batch}", leave=False):
+        for _ in progress_bar(range(rounds + 1), desc=f"{model}, {batch} + {batch}", leave=False):
             found.append({v: statistics.median(step_times(v, model, size, batch, steps, folder)) for v in variants})
     found = found[1:]  # the first round is a warm-up
     parameters = sum(weight.numel() for weight in build(model, size).parameters())
@@ -170,7 +189,17 @@ def measure(model: str, size: int, batch: int, steps: int, rounds: int) -> list[
     return rows
 
 
-def time_training(options, folder: str, around: dict) -> None:
+def add_options(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--models", nargs="+", default=["resnet50", "llama-small"],
+                        help="llama-small, or timm architectures")  # fmt: skip
+    parser.add_argument("--batch", type=positive, default=32, help="samples a stream and step")
+    parser.add_argument("--size", type=positive, default=None, help="pixels a side (32) or tokens a sample (64)")
+    parser.add_argument("--steps", type=positive, default=4, help="timed steps a variant and round")
+
+
+def run(options: argparse.Namespace) -> None:
+    around = surroundings(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # where Trainer works
+    print(", ".join(f"{name} {value}" for name, value in around.items() if value))
     rows = []
     for model in options.models:
         size = options.size or (64 if model == "llama-small" else 32)
@@ -180,4 +209,14 @@ def time_training(options, folder: str, around: dict) -> None:
         for row in found:
             print(f"  {row['ratio']:<38} {row['ratio_50']:.3f} ({row['ratio_20']:.3f} - {row['ratio_80']:.3f})   "
                   f"{row['ms_above']:.0f} / {row['ms_below']:.0f} ms")  # fmt: skip
-    append(os.path.join(folder, "training.csv"), rows)
+    save(rows, options.output_dir, "training.csv")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = parser_of(__doc__, rounds=9)
+    add_options(parser)
+    run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -31,7 +31,8 @@ def test_the_wheel_holds_the_package_and_nothing_else_at_the_top(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert tops == {"hf_sharp_unlearn", f"hf_sharp_unlearn-{hf_sharp_unlearn.__version__}.dist-info"}
-    inside = {"kernels/reference.py", "benchmarks/step.py", "sharing/templates/model_card.md"}
+    benchmarks = {f"benchmarks/{name}.py" for name in ("vision", "parts/rows", "comparison/runs")}
+    inside = {"kernels/reference.py", "sharing/templates/model_card.md", *benchmarks}
     assert {f"hf_sharp_unlearn/{name}" for name in inside} <= set(names)
     modules = {name for _, name, _ in pkgutil.walk_packages(hf_sharp_unlearn.__path__, "hf_sharp_unlearn.")}
     for module in modules:

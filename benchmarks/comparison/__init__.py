@@ -1,2 +1,2 @@
-"""The pieces of `vision.py`: setups, configurations with their grids, one run, tables and plot, and the released code's
-semantics."""
+"""The comparison of methods on the same data, tuned alike: what is compared on what, which runs there are, one run,
+all runs, tables. Its questions are `vision.py` and `released.py`."""

@@ -6,7 +6,10 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -22,12 +25,59 @@ from transformers import (
 
 from hf_sharp_unlearn import UnlearningArguments, UnlearningTrainer, tug_of_war
 from hf_sharp_unlearn.benchmarks.comparison.configs import CONFIGS
-from hf_sharp_unlearn.benchmarks.comparison.released import released_sharp_minmax
-from hf_sharp_unlearn.benchmarks.comparison.setups import SETUPS, SHARE
-from hf_sharp_unlearn.benchmarks.parts.tasks import Images, Task, load_task
+from hf_sharp_unlearn.benchmarks.comparison.plan import TRAINED, Job
+from hf_sharp_unlearn.benchmarks.comparison.released_loop import Batch, released_sharp_minmax
+from hf_sharp_unlearn.benchmarks.comparison.setups import SETUPS, SHARE, Setup
+from hf_sharp_unlearn.benchmarks.comparison.tasks import Task, load_task
+from hf_sharp_unlearn.benchmarks.parts.images import Images
 from hf_sharp_unlearn.runtime import derive_seed
 
+SPLITS = ("retain", "forget", "test")
+
 task_of = functools.cache(load_task)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all runs of a command have in common. config: key of SETUPS. data, scores: see `load_task`. work_dir: where
+    originals and references are kept. batch: another size. max_steps: of each training, to try the command out."""
+
+    config: str
+    data: str | None
+    scores: str | None
+    work_dir: str
+    batch: int | None = None
+    max_steps: int | None = None
+
+    @property
+    def setup(self) -> Setup:
+        return SETUPS[self.config]
+
+    @property
+    def task(self) -> Task:
+        return task_of(self.data, self.scores)
+
+    def weights_path(self, job: Job) -> str:
+        """Where the weights of an original or a reference are kept."""
+        selection = job.selection if job.name == "retrained" else "all"
+        name = f"{self.config}-{self.task.name}-{job.name}-{selection}-{job.seed}.safetensors"
+        return os.path.join(self.work_dir, name)
+
+    def arguments(self, seed: int) -> dict:
+        """Of TrainingArguments, for every training."""
+        loads_apart = self.setup.augment and device_of().type == "cuda"
+        return {
+            "output_dir": os.path.join(self.work_dir, "runs", str(os.getpid())),
+            "per_device_train_batch_size": self.batch or self.setup.batch,
+            "seed": seed,
+            "report_to": "none",
+            "save_strategy": "no",
+            "logging_strategy": "no",
+            "disable_tqdm": True,
+            "dataloader_pin_memory": False,
+            "dataloader_num_workers": 4 if loads_apart else 0,
+            "max_steps": self.max_steps or -1,
+        }
 
 
 def device_of() -> torch.device:
@@ -51,76 +101,68 @@ def build_model(network: str, task: Task) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-def run_job(job: dict, settings: dict) -> dict:
+def run_job(job: Job, settings: Settings) -> dict:
     """Returns the row's own fields: what was run, accuracies, Tug-of-War, seconds."""
     quiet()
-    device, setup = device_of(), SETUPS[settings["config"]]
+    device, setup, task = device_of(), settings.setup, settings.task
     if device.type == "cpu":
         torch.set_num_threads(1)
-    task = task_of(settings["data"], settings["scores"])
-    batch = settings["batch"] or setup.batch
-    common = {
-        "output_dir": os.path.join(settings["work_dir"], "runs", str(os.getpid())),
-        "per_device_train_batch_size": batch,
-        "seed": job["seed"],
-        "report_to": "none",
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        "dataloader_num_workers": 4 if setup.augment and device.type == "cuda" else 0,
-        "max_steps": settings["max_steps"] or -1,
-    }
-    set_seed(job["seed"])
+    set_seed(job.seed)
     model = build_model(setup.network, task)
-    sets = split(task, job["selection"] or "hard", job["seed"], setup.augment)
-    row = {"seed": job["seed"], "selection": job["selection"], "name": job["name"], "rate": "", "strength": ""}
-    row["epochs"] = setup.training["num_train_epochs"] if job["name"] in ("original", "retrained") else setup.epochs
+    sets = split(task, job.selection or "hard", job.seed, setup.augment)
     start = seconds(device)
-    if job["name"] in ("original", "retrained"):
-        data = (
-            Images(task.train.pixels, task.train.labels, setup.augment) if job["name"] == "original" else sets["retain"]
-        )
-        trainer = Trainer(model, TrainingArguments(**common, **setup.training), train_dataset=data)
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        row["cpu_seconds"] = seconds(device) - start
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path_of(job, settings))
+    if job.name in TRAINED:
+        train(model, job, sets, settings)
     else:
-        model.load_state_dict(load_file(path_of({**job, "name": "original"}, settings)))
+        model.load_state_dict(load_file(settings.weights_path(Job("original", job.seed, ""))))
         model = model.to(device).to(memory_format=torch.channels_last)
-        if "point" in job:
-            unlearn(model, job, sets, common, setup, settings)
-            row["rate"], row["strength"] = job["point"]
-        row["cpu_seconds"] = seconds(device) - start
-    row.update(accuracies(model.to(device), task, sets))
-    if job["name"] == "original":
+        if job.point is not None:
+            unlearn(model, job, sets, settings)
+    spent = seconds(device) - start
+    if job.name in TRAINED:
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, settings.weights_path(job))
+    rate, strength = job.point or ("", "")
+    row = {
+        "seed": job.seed,
+        "selection": job.selection,
+        "name": job.name,
+        "rate": rate,
+        "strength": strength,
+        "epochs": setup.training["num_train_epochs"] if job.name in TRAINED else setup.epochs,
+        "cpu_seconds": spent,
+        **accuracies(model.to(device), sets),
+    }
+    if job.name == "original":
         return row
-    target = row if job["name"] == "retrained" else reference(job, settings, task, sets)
-    splits = ("retain", "forget", "test")
-    ours, theirs = ({key: values[key] for key in splits} for values in (row, target))
-    row["tow"], row["tow_signed"] = tug_of_war(ours, theirs), tug_of_war(ours, theirs, signed=True)
-    return row
+    ours = {name: row[name] for name in SPLITS}
+    theirs = ours if job.name == "retrained" else reference_accuracies(job.seed, job.selection, settings)
+    return {**row, "tow": tug_of_war(ours, theirs), "tow_signed": tug_of_war(ours, theirs, signed=True)}
 
 
-def unlearn(model: nn.Module, job: dict, sets: dict, common: dict, setup, settings: dict) -> None:
-    config, (rate, strength) = CONFIGS[job["name"]], job["point"]
-    forget_batch = min(setup.forget_batch, settings["batch"] or setup.forget_batch)
+def train(model: nn.Module, job: Job, sets: dict[str, Images], settings: Settings) -> None:
+    setup, whole = settings.setup, settings.task.train
+    data = Images(whole.pixels, whole.labels, setup.augment) if job.name == "original" else sets["retain"]
+    arguments = TrainingArguments(**settings.arguments(job.seed), **setup.training)
+    trainer = Trainer(model, arguments, train_dataset=data)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+
+
+def unlearn(model: nn.Module, job: Job, sets: dict[str, Images], settings: Settings) -> None:
+    setup, config, (rate, strength) = settings.setup, CONFIGS[job.name], job.point
+    forget_batch = min(setup.forget_batch, settings.batch or setup.forget_batch)
     if config.make is None:
-        size, device = common["per_device_train_batch_size"], next(model.parameters()).device
-        drawn = [batches(sets["retain"], size, (job["seed"], epoch), device) for epoch in range(setup.epochs)]
-        if settings["max_steps"]:
-            drawn = [itertools.islice(one, settings["max_steps"]) for one in drawn[:1]]
-        forget = list(batches(sets["forget"], forget_batch, (job["seed"], -1), device))
-        released_sharp_minmax(
-            model, drawn.__getitem__, forget, alpha=strength, fraction=0.3, learning_rate=rate, epochs=len(drawn)
-        )
+        unlearn_as_released(model, job, sets, settings, forget_batch)
         return
+    arguments = UnlearningArguments(
+        **settings.arguments(job.seed),
+        num_train_epochs=setup.epochs,
+        learning_rate=rate,
+        forget_batch_size=forget_batch,
+    )
     trainer = UnlearningTrainer(
         model,
-        UnlearningArguments(
-            **common, num_train_epochs=setup.epochs, learning_rate=rate, forget_batch_size=forget_batch
-        ),
+        arguments,
         method=config.make(rate, strength),
         forget_dataset=sets["forget"],
         retain_dataset=sets["retain"],
@@ -129,7 +171,21 @@ def unlearn(model: nn.Module, job: dict, sets: dict, common: dict, setup, settin
     trainer.train()
 
 
-def batches(data: Images, size: int, seed: tuple, device: torch.device):
+def unlearn_as_released(
+    model: nn.Module, job: Job, sets: dict[str, Images], settings: Settings, forget_batch: int
+) -> None:
+    (rate, alpha), device = job.point, next(model.parameters()).device
+    size, epochs = settings.batch or settings.setup.batch, settings.setup.epochs
+    retain = [batches(sets["retain"], size, (job.seed, epoch), device) for epoch in range(epochs)]
+    if settings.max_steps:
+        retain = [itertools.islice(epoch, settings.max_steps) for epoch in retain[:1]]
+    forget = list(batches(sets["forget"], forget_batch, (job.seed, -1), device))
+    released_sharp_minmax(
+        model, retain.__getitem__, forget, alpha=alpha, fraction=0.3, learning_rate=rate, epochs=len(retain)
+    )
+
+
+def batches(data: Images, size: int, seed: tuple[int, int], device: torch.device) -> Iterator[Batch]:
     """Shuffled batches of a whole set."""
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(derive_seed(*seed)))
     for rows in order.split(size):
@@ -139,18 +195,23 @@ def batches(data: Images, size: int, seed: tuple, device: torch.device):
 
 
 def split(task: Task, selection: str, seed: int, augment: bool) -> dict[str, Images]:
-    rows = task.forget_rows(selection, SHARE, seed)
-    rest = [row for row in range(len(task.train)) if row not in set(rows.tolist())]
-    return {"retain": task.train.select(rest, augment), "forget": task.train.select(rows, augment)}
+    """{split: images}; only what is trained on is augmented."""
+    forget = task.forget_rows(selection, SHARE, seed)
+    retain = np.setdiff1d(np.arange(len(task.train)), forget)
+    return {
+        "retain": task.train.select(retain, augment),
+        "forget": task.train.select(forget, augment),
+        "test": task.test,
+    }
 
 
 @torch.no_grad()
-def accuracies(model: nn.Module, task: Task, sets: dict[str, Images]) -> dict[str, float]:
-    """Without augmentation, in eval mode."""
+def accuracies(model: nn.Module, sets: dict[str, Images]) -> dict[str, float]:
+    """By split; without augmentation, in eval mode."""
     model.eval()
+    device = next(model.parameters()).device
     found = {}
-    for name, data in {**sets, "test": task.test}.items():
-        device = next(model.parameters()).device
+    for name, data in sets.items():
         right = 0
         for pixels, labels in zip(data.pixels.split(500), data.labels.split(500), strict=True):
             right += int((model(pixel_values=pixels.to(device)).logits.argmax(-1).cpu() == labels).sum())
@@ -158,25 +219,12 @@ def accuracies(model: nn.Module, task: Task, sets: dict[str, Images]) -> dict[st
     return found
 
 
-def reference(job: dict, settings: dict, task: Task, sets: dict) -> dict[str, float]:
-    """Accuracies of the reference, measured once a process."""
-    path = path_of({**job, "name": "retrained"}, settings)
-    if path not in _references:
-        model = build_model(SETUPS[settings["config"]].network, task)
-        model.load_state_dict(load_file(path))
-        _references[path] = accuracies(model.to(device_of()), task, sets)
-    return _references[path]
-
-
-_references: dict[str, dict[str, float]] = {}
-
-
-def path_of(job: dict, settings: dict) -> str:
-    """Where the weights of an original or a reference are kept."""
-    data = task_of(settings["data"], settings["scores"]).name
-    selection = job["selection"] if job["name"] == "retrained" else "all"
-    name = f"{settings['config']}-{data}-{job['name']}-{selection}-{job['seed']}.safetensors"
-    return os.path.join(settings["work_dir"], name)
+@functools.cache
+def reference_accuracies(seed: int, selection: str, settings: Settings) -> dict[str, float]:
+    """Of the reference, measured once a process."""
+    model = build_model(settings.setup.network, settings.task)
+    model.load_state_dict(load_file(settings.weights_path(Job("retrained", seed, selection))))
+    return accuracies(model.to(device_of()), split(settings.task, selection, seed, augment=False))
 
 
 def seconds(device: torch.device) -> float:

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-SELECTIONS = ("hard", "random")
-TUNING_SEED = 100
-SHARE = 0.06
-FIELDS = ("config", "data", "selection", "seed", "name", "rate", "strength", "epochs", "retain", "forget", "test",
-          "tow", "tow_signed", "cpu_seconds", "device", "date", "torch", "transformers", "commit")  # fmt: skip
+SELECTIONS = ("hard", "random")  # of the samples to forget
+SHARE = 0.06  # of the training data: what is forgotten
+TUNING_SEED = 100  # the reported ones are 0, 1, ...
 
 
 @dataclass(frozen=True)

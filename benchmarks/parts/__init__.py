@@ -1,1 +1,2 @@
-"""What several benchmarks share: rows of results, clocks, shapes of models, ways to make a step, data, networks."""
+"""What benchmarks share: options, rows and what they say of the machine, clocks, traffic; and what is measured: shapes
+of models, ways to make a step, pictures, networks."""

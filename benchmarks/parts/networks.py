@@ -1,6 +1,5 @@
 """Networks that more than one benchmark runs."""
 
-import timm
 from torch import nn
 
 
@@ -8,6 +7,8 @@ class Classifier(nn.Module):
     """timm's ResNet-18. cifar_stem: a 3 x 3 stem without pooling, as usual for 32 x 32 pixels: 15 times the work."""
 
     def __init__(self, classes: int, cifar_stem: bool):
+        import timm  # of the extra "demo"
+
         super().__init__()
         self.net = timm.create_model("resnet18", num_classes=classes)
         if cifar_stem:

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from hf_sharp_unlearn import kernels
+from hf_sharp_unlearn.benchmarks.parts.shapes import Shapes
 from hf_sharp_unlearn.kernels import SGD, Direction
 
 LR, MOMENTUM, DECAY, RHO, LIMIT = 0.01, 0.9, 5e-4, 0.1, 1.0
 
 
 @dataclass
-class Data:
+class Tensors:
     """Tensors of a step; r0 and f0, and r1 and f1, are lists of one shape each, like the weights."""
 
     w: list[Tensor]
@@ -37,8 +38,8 @@ class Data:
     masks: list[Tensor]
 
     @classmethod
-    def make(cls, shapes, device: torch.device, seed: int = 0) -> "Data":
-        generator = torch.Generator(device).manual_seed(seed)
+    def make(cls, shapes: Shapes, device: torch.device) -> "Tensors":
+        generator = torch.Generator(device).manual_seed(0)
 
         def normal(scale):
             return [torch.randn(s, generator=generator, device=device).mul_(scale) for s in shapes]
@@ -53,7 +54,7 @@ class PerTensor:
     cloned, g0 + s (g1 - g0), the old tensor back (see the descriptions of the SAM step in arXiv 2010.01412 and of the
     Sharp MinMax step in arXiv 2506.13715). Masking in place leaves what the other providers read as it was."""
 
-    def __init__(self, data: Data, clip: bool):
+    def __init__(self, data: Tensors, clip: bool):
         self.data, self.clip = data, clip
         self.inverse = [~mask for mask in data.masks]
         self.weights = [w.clone() for w in data.w]  # its own: their addresses change in every step
@@ -92,7 +93,7 @@ class PerTensor:
 class Foreach(PerTensor):
     """The same with torch's multi-tensor functions, in as few passes as they allow (lam = 1), and its fused SGD."""
 
-    def __init__(self, data: Data, clip: bool):
+    def __init__(self, data: Tensors, clip: bool):
         super().__init__(data, clip)
         self.weights = data.w
 
@@ -133,7 +134,7 @@ class Foreach(PerTensor):
 class Compiled(PerTensor):
     """One graph: it writes w + eps_R and w + eps_F to the shadows, so that neither can be optimised away."""
 
-    def __init__(self, data: Data, clip: bool):
+    def __init__(self, data: Tensors, clip: bool):
         super().__init__(data, clip)
         self.weights = data.w
         self.second = [torch.empty_like(w) for w in data.w]
@@ -166,7 +167,7 @@ class Compiled(PerTensor):
 class Library:
     """A backend, in the plan of `UnlearningTrainer`: norms, two shadows, compose with its norm, update."""
 
-    def __init__(self, data: Data, clip: bool, backend: str):
+    def __init__(self, data: Tensors, clip: bool, backend: str):
         self.data, self.clip, self.weights = data, clip, data.w
         self.kernels = kernels.load(backend)
         self.masks = self.kernels.pack(data.masks, data.w)
@@ -196,7 +197,7 @@ class OneSweep(Library):
         k.sgd(d.w, Direction(None, d.r1, d.f0, d.f1, self.masks), d.momenta, self.rules)
 
 
-def make(name: str, data: Data, clip: bool):
+def make(name: str, data: Tensors, clip: bool):
     """A provider by name; raises KeyError for an unknown one."""
     simple = {"per_tensor": PerTensor, "foreach": Foreach, "compiled": Compiled}
     if name in simple:

@@ -22,7 +22,7 @@ def llama_1b() -> Shapes:
 
 
 def odd() -> Shapes:
-    """Sizes that no vector width divides, scalars, an empty tensor: 64 tensors, 3.2 M parameters."""
+    """Sizes that no vector width divides, scalars, empty tensors: 64 small ones and a large one, 3.2 M parameters."""
     return [(317, 157), (1,), (4099,), (), (0, 3), (13, 11, 3, 3), (65_537,), (255, 129)] * 8 + [(1_501, 1_301)]
 
 

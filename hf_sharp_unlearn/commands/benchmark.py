@@ -1,10 +1,11 @@
-"""`sharp-unlearn benchmark`: see `benchmarks/step.py`."""
+"""`sharp-unlearn benchmark`: `benchmarks/kernel_part.py` and `benchmarks/training.py` in one go."""
 
 import argparse
 from collections.abc import Sequence
 
-from ..benchmarks.step import add_options, run
-from .parsing import parsed
+from ..benchmarks import kernel_part, training
+from ..benchmarks.parts.options import add_common_options
+from .parsing import Help, parsed
 
 
 def main(argv: Sequence[str]) -> None:
@@ -12,7 +13,14 @@ def main(argv: Sequence[str]) -> None:
         prog="sharp-unlearn benchmark",
         description="Time the kernel part of a Sharp MinMax step with every provider, and whole training steps; append "
         "the rows to CSV files and draw a plot. About 15 minutes on 2 CPU cores.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Help,
     )
-    add_options(parser)
-    run(*parsed(parser, argv))
+    parser.add_argument("--part", choices=("all", "kernels", "training"), default="all", help="what to time")
+    add_common_options(parser, rounds=9)
+    kernel_part.add_options(parser.add_argument_group("kernel part"))
+    training.add_options(parser.add_argument_group("training steps"))
+    (options,) = parsed(parser, argv)
+    if options.part != "training":
+        kernel_part.run(options)
+    if options.part != "kernels":
+        training.run(options)

@@ -1,4 +1,4 @@
-"""The benchmark's providers make the same step, its figures are counted right, and its commands run."""
+"""The kernel part: all providers make the same step, figures are counted right, and the command runs."""
 
 import csv
 import os
@@ -6,9 +6,10 @@ import os
 import pytest
 import torch
 
-from hf_sharp_unlearn.benchmarks import kernel_part, training
-from hf_sharp_unlearn.benchmarks.parts import clocks, providers, rows
+from hf_sharp_unlearn.benchmarks import kernel_part
+from hf_sharp_unlearn.benchmarks.parts import clocks, providers
 from hf_sharp_unlearn.benchmarks.parts.shapes import SHAPES
+from hf_sharp_unlearn.benchmarks.parts.traffic import Traffic
 from hf_sharp_unlearn.commands.cli import main
 
 CPU = torch.device("cpu")
@@ -22,11 +23,11 @@ def test_providers_make_the_same_step_twice(name, clip):
     """Twice: what one round leaves behind must not change the next."""
     ends = []
     for provider in ("reference", name):
-        data = providers.Data.make([(40, 33), (1,), (0, 2), (17,)], CPU)
-        step = providers.make(provider, data, clip)
+        tensors = providers.Tensors.make([(40, 33), (1,), (0, 2), (17,)], CPU)
+        step = providers.make(provider, tensors, clip)
         step.run()
         step.run()
-        ends.append(step.weights + data.momenta)
+        ends.append(step.weights + tensors.momenta)
     for a, b in zip(*ends, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
@@ -37,14 +38,14 @@ def test_the_compiled_provider_makes_the_same_step(clip):
     pytest.importorskip("torch._inductor")
     ends = []
     for provider in ("reference", "compiled"):
-        data = providers.Data.make([(40, 33), (17,)], CPU)
+        tensors = providers.Tensors.make([(40, 33), (17,)], CPU)
         try:
-            providers.make(provider, data, clip).run()
+            providers.make(provider, tensors, clip).run()
         except Exception as error:
             if "compiler" in str(error).lower():
                 pytest.skip("no C++ compiler for torch.compile")
             raise
-        ends.append(data.w)
+        ends.append(tensors.w)
     for a, b in zip(*ends, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
@@ -59,21 +60,16 @@ def test_the_shapes_are_the_models_they_are_called_after():
 
 def test_traffic_counts_calls_and_operand_bytes_but_no_views():
     a, b, out = torch.ones(100), torch.ones(100), torch.empty(100)
-    with clocks.Traffic() as traffic:
+    with Traffic() as traffic:
         a.view(10, 10)
         a.detach()
     assert (traffic.calls, traffic.bytes) == (0, 0)
-    with clocks.Traffic() as traffic:
+    with Traffic() as traffic:
         a + b
     assert (traffic.calls, traffic.bytes) == (1, 1200)
-    with clocks.Traffic() as traffic:
+    with Traffic() as traffic:
         out.copy_(a)
     assert (traffic.calls, traffic.bytes) == (1, 1200), "copy_ returns what it wrote: read, self, result"
-
-
-def test_quantiles():
-    assert rows.quantiles([3.0]) == (3.0, 3.0, 3.0)
-    assert rows.quantiles([float(i) for i in range(11)]) == pytest.approx((2.0, 5.0, 8.0))
 
 
 def rows_of(path):
@@ -117,16 +113,6 @@ def test_a_run_without_a_gpu_says_that_triton_was_not_measured(tmp_path, capsys,
     assert {row["shape"] for row in missing} == set(SHAPES)
     assert all(row["device"] == "GPU" and row["ms_50"] == "not measured" for row in missing)
     assert "not measured" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("model", ["resnet10t", "llama-small"])
-def test_the_command_times_training_steps(tmp_path, monkeypatch, model):
-    monkeypatch.setattr(training, "LLAMA", training.LLAMA | {"hidden_size": 32, "intermediate_size": 64})
-    assert main(["benchmark", "--part", "training", "--models", model, "--rounds", "1", "--steps", "1", "--batch", "2",
-                 "--size", "32", "--output-dir", str(tmp_path)]) == 0  # fmt: skip
-    found = rows_of(tmp_path / "training.csv")
-    assert [row["ratio"] for row in found] == [f"{above} / {below}" for above, below in training.RATIOS]
-    assert all(float(row["ratio_50"]) > 0 for row in found)
 
 
 def test_bad_options_are_refused(tmp_path, capsys):

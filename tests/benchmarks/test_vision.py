@@ -1,23 +1,25 @@
 """The comparison of methods: it runs, goes on where it stopped, picks winners on the tuning seed, writes its tables."""
 
-import argparse
 import csv
 import os
 
 import numpy as np
 import pytest
 import torch
-from parts import images, timm_resnet
+from parts import ROOT
 
 from hf_sharp_unlearn import ASAM, SharpMinMax
 from hf_sharp_unlearn.benchmarks import vision
-from hf_sharp_unlearn.benchmarks.comparison import configs, runs, tables
-from hf_sharp_unlearn.benchmarks.comparison.released import released_sharp_minmax, smallest_gradient_mask
-from hf_sharp_unlearn.benchmarks.parts import tasks
+from hf_sharp_unlearn.benchmarks.comparison import configs, plan, runs, stages, tables, tasks
+from hf_sharp_unlearn.benchmarks.comparison.plan import Job
+from hf_sharp_unlearn.benchmarks.parts.images import Images
+from hf_sharp_unlearn.benchmarks.parts.options import parser_of
+
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def options(tmp_path, *arguments):
-    parser = argparse.ArgumentParser()
+    parser = parser_of("")
     vision.add_options(parser)
     folders = ["--work-dir", str(tmp_path / "work"), "--output-dir", str(tmp_path / "results")]
     return parser.parse_args(["--workers", "0", *folders, *arguments])
@@ -48,7 +50,7 @@ def test_it_runs_on_digits_resumes_and_writes_tables_and_plot(tmp_path, monkeypa
     assert vision.run(options(tmp_path, *tiny))
     rows = rows_of(tmp_path)
     trained, tuned, nothing, reported = 2 + 3, 2 * 6, 2, 2 + 1
-    assert len(rows) == len({vision.key_of(row) for row in rows}) == trained + tuned + nothing + reported
+    assert len(rows) == len({plan.key_of(row) for row in rows}) == trained + tuned + nothing + reported
     assert len(calls) == len(rows) + 1, "nothing was run twice"
     assert vision.run(options(tmp_path, *tiny)) and len(rows_of(tmp_path)) == len(rows)
     for row in rows:
@@ -77,23 +79,22 @@ def test_cifar100_configuration_two_steps(tmp_path):
     np.save(tmp_path / "scores.npy", np.linspace(1, 0, 40))
     made = options(tmp_path, "--config", "cifar100", "--data", str(tmp_path), "--scores", str(tmp_path / "scores.npy"))
     made.batch, made.max_steps = 4, 2
-    settings = vars(made)
+    settings = stages.settings_of(made)
     os.makedirs(made.work_dir)
-    task = tasks.load_task(made.data, made.scores)
-    assert task.classes == 5 and task.forget_rows("hard", 0.06, 0).tolist() == [38, 39]
+    assert settings.task.classes == 5 and settings.task.forget_rows("hard", 0.06, 0).tolist() == [38, 39]
     for job in (
-        {"seed": 0, "selection": "", "name": "original"},
-        {"seed": 0, "selection": "hard", "name": "retrained"},
-        {"seed": 0, "selection": "hard", "name": "Sharp MinMax, ASAM 1.0", "point": (0.01, 0.95)},
+        Job("original", 0, ""),
+        Job("retrained", 0, "hard"),
+        Job("Sharp MinMax, ASAM 1.0", 0, "hard", (0.01, 0.95)),
     ):
         row = runs.run_job(job, settings)
     assert {"retain", "forget", "test", "tow", "tow_signed"} <= row.keys()
-    model = runs.build_model("resnet50", task)
+    model = runs.build_model("resnet50", settings.task)
     assert model.timm_model.conv1.weight.shape == (64, 3, 3, 3)
 
 
 def test_forget_sets_are_the_lowest_scores_or_drawn_by_seed():
-    data = tasks.Images(torch.zeros(50, 1, 2, 2), torch.zeros(50, dtype=torch.long))
+    data = Images(torch.zeros(50, 1, 2, 2), torch.zeros(50, dtype=torch.long))
     scores = np.random.default_rng(0).random(50)
     task = tasks.Task(data, data, 1, scores, "x")
     hard = task.forget_rows("hard", 0.1, 3)
@@ -121,63 +122,30 @@ def test_the_winner_is_the_best_tug_of_war_on_the_tuning_seed_and_its_rows_are_r
     ]
     rows += [{**base, "name": "retrained", "seed": s, "rate": "", "strength": "", "tow": "1", "cpu_seconds": "12"}
              for s in ("100", "0", "1")]  # fmt: skip
-    winners = vision.winners_of(rows, [name])
+    winners = plan.winners_of(rows, [name])
     assert winners == {name: grid[2]}
-    found = tables.reported(rows, [name], winners)
+    found = tables.reported(rows, [name])
     assert [row["seed"] for row in found["hard", name]] == ["0", "1"]
     assert all(row["share"] == 0.25 and row["tow"] == "0.9" for row in found["hard", name])
-    (line,) = [line for line in tables.summary(found, "hard", [name], winners) if line["name"] == name]
+    (line,) = [line for line in tables.summaries(rows, [name])["hard"] if line["name"] == name]
     assert line["n"] == 2 and line["tow"] == 0.9 and line["tow_sd"] == 0
 
 
-# ---- the released code's semantics ----
+def test_a_split_holds_every_training_sample_once_and_forgets_what_was_selected():
+    data = Images(torch.arange(50.0).reshape(50, 1, 1, 1), torch.zeros(50, dtype=torch.long))
+    task = tasks.Task(data, data, 1, np.random.default_rng(0).random(50), "x")
+    for selection in ("hard", "random"):
+        sets = runs.split(task, selection, 3, augment=True)
+        forget, retain = (sets[name].pixels.flatten().int().tolist() for name in ("forget", "retain"))
+        assert forget == task.forget_rows(selection, 0.06, 3).tolist()
+        assert sorted(forget + retain) == list(range(50)) and retain == sorted(retain)
+        assert sets["retain"].augment and not sets["test"].augment
 
 
-def batch(data):
-    return {"pixel_values": torch.stack([r["pixel_values"] for r in data]),
-            "labels": torch.tensor([r["labels"] for r in data])}  # fmt: skip
-
-
-def test_the_released_mask_is_the_smallest_gradients():
-    model, forget = timm_resnet().eval(), [batch(images(8))]
-    masks = smallest_gradient_mask(model, forget, 0.3)
-    grads = torch.autograd.grad(model(**forget[0]).loss, list(model.parameters()))
-    size = torch.cat([grad.abs().reshape(-1) for grad in grads])
-    mask = torch.cat([part.reshape(-1) for part in masks]).bool()
-    assert size[mask].max() <= size[~mask].min() and mask.sum() == int(0.3 * len(mask))
-
-
-def test_a_released_step_leaks_two_ascents_into_the_retain_part_and_decays_twice():
-    """One step in float64 against the formulas, each half from its own weights."""
-    torch.manual_seed(0)
-    model = timm_resnet().double()
-    retain, forget = (
-        {k: v.double() if v.is_floating_point() else v for k, v in batch(images(8, seed=s)).items()} for s in (1, 2)
-    )
-    rate, decay, alpha, rho = 0.01, 0.1, 0.9, 0.5
-    reference = timm_resnet().double()
-    reference.load_state_dict(model.state_dict())
-    masks = smallest_gradient_mask(reference, [forget], 0.3)
-    reference.train()
-    released_sharp_minmax(
-        model, lambda epoch: iter([retain]), [forget], alpha=alpha, fraction=0.3, learning_rate=rate, epochs=1, rho=rho,
-        momentum=0.0, weight_decay=decay,
-    )  # fmt: skip
-
-    def gradients(data, coefficient):
-        return torch.autograd.grad(coefficient * reference(**data).loss, list(reference.parameters()))
-
-    for data, coefficient, forgetting in ((retain, alpha, False), (forget, alpha - 1, True)):
-        g0 = gradients(data, coefficient)
-        start = [weight.detach().clone() for weight in reference.parameters()]
-        length = sum((w.abs() * g).square().sum() for w, g in zip(start, g0, strict=True)).sqrt()
-        for weight, w, g in zip(reference.parameters(), start, g0, strict=True):
-            weight.data = w + rho * w**2 * g / length
-        g1 = gradients(data, coefficient)
-        for weight, w, a, b, m in zip(reference.parameters(), start, g0, g1, masks, strict=True):
-            weight.data = w - rate * ((2 * a - m * b if forgetting else (1 - m) * b) + decay * w)
-    for found, wanted in zip(model.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
-    for found, wanted in zip(model.modules(), reference.modules(), strict=True):
-        if isinstance(found, torch.nn.BatchNorm2d):
-            assert found.momentum == wanted.momentum
+def test_the_committed_tables_are_those_of_the_committed_rows(tmp_path):
+    with open(RESULTS / "vision_mini.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    tables.write(rows, list(configs.CONFIGS), str(tmp_path / "made"))
+    for end in (".md", "_summary.csv"):
+        made = (tmp_path / f"made{end}").read_bytes()
+        assert made == (RESULTS / f"vision_mini_cifar100-mini{end}").read_bytes(), end
