@@ -1,5 +1,7 @@
 """What transformers' own Trainer tests have found here (see tests/upstream)."""
 
+import pytest
+import torch
 from parts import rows
 from torch.utils.data import IterableDataset
 
@@ -20,3 +22,19 @@ def test_eval_set_without_a_length_where_lines_are_logged(make_trainer):
     found = make_trainer(FineTune(), **lines, trainer={"eval_dataset": Stream(samples)}).evaluate()
     listed = make_trainer(FineTune(), **lines, trainer={"eval_dataset": samples}).evaluate()
     assert found["eval_loss"] == listed["eval_loss"] and found["eval_samples"] == 9
+
+
+def test_eval_loader_without_an_argument_is_of_the_only_test_set(make_trainer):
+    samples = rows(9, seed=1)
+    trainer = make_trainer(FineTune(), per_device_eval_batch_size=4, trainer={"eval_dataset": samples})
+    loader = trainer.get_eval_dataloader()
+    assert len(loader) == 3
+    torch.testing.assert_close(torch.cat([batch["x"] for batch in loader]), torch.stack([row["x"] for row in samples]))
+
+
+def test_eval_loader_without_an_argument_asks_which_of_several_splits(make_trainer):
+    for own in (None, {"first": rows(4), "second": rows(5)}):
+        trainer = make_trainer(FineTune(), trainer={"eval_dataset": own})
+        with pytest.raises(ValueError, match="retain"):
+            trainer.get_eval_dataloader()
+        assert len(trainer.get_eval_dataloader("retain")) > 0
