@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from parts import rows
+from parts import Mlp, rows
 from torch.utils.data import IterableDataset
 
-from hf_sharp_unlearn import FineTune
+from hf_sharp_unlearn import FineTune, NegGradPlus
 
 
 class Stream(IterableDataset):
@@ -38,3 +38,15 @@ def test_eval_loader_without_an_argument_asks_which_of_several_splits(make_train
         with pytest.raises(ValueError, match="retain"):
             trainer.get_eval_dataloader()
         assert len(trainer.get_eval_dataloader("retain")) > 0
+
+
+def test_step_of_a_batch_that_has_no_stream_is_refused(make_trainer):
+    """It returned 0 and left no gradient, without a word."""
+    model = Mlp()
+    for method in (FineTune(), NegGradPlus(alpha=0.9)):
+        trainer = make_trainer(method, model)
+        batch = trainer.data_collator(rows(4))
+        with pytest.raises(ValueError, match="'retain': features"):
+            trainer.training_step(model, batch)
+    trainer.training_step(model, {"retain": batch})
+    assert all(weight.grad is not None for weight in model.parameters())
