@@ -4,7 +4,7 @@ VENV ?= .venv
 STAMP := $(VENV)/.installed
 PYTEST := -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-oldest test-settings test-gpu lint benchmark clean
+.PHONY: demo test test-oldest test-settings test-gpu test-upstream lint benchmark clean
 
 $(STAMP): pyproject.toml setup.py
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -43,6 +43,14 @@ test-settings: $(STAMP)
 test-gpu: $(STAMP)
 	GPU_TESTS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/pytest -q tests/kernels \
 		tests/step/test_optim.py tests/step/test_optim_staging.py
+
+# transformers' own Trainer tests on UnlearningTrainer; TRANSFORMERS is a checkout of theirs (tests/upstream/README.md).
+$(VENV)/.upstream: $(STAMP) tests/upstream/requirements.txt
+	$(VENV)/bin/python -m pip install --quiet -r tests/upstream/requirements.txt
+	touch $@
+
+test-upstream: $(VENV)/.upstream
+	HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/upstream/compare.py "$(TRANSFORMERS)"
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check --fix .

@@ -130,6 +130,14 @@ class UnlearningTrainer(Trainer):
         own = data.length_grouped(train_dataset, self.args)
         return super()._get_train_sampler(train_dataset) if own is None else own
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Without a set Trainer takes its only one, and would load the splits' names here."""
+        if eval_dataset is None and isinstance(self.eval_dataset, Mapping):
+            if not self._one_test_set:
+                raise ValueError(f"get_eval_dataloader() of which split? Name one of {list(self.eval_dataset)}.")
+            eval_dataset = "test"
+        return super().get_eval_dataloader(eval_dataset)
+
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> DataLoader:
         """Evaluation and prediction: random augmentation would change from one to the next, and move the generators of
         the run."""

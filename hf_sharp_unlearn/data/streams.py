@@ -98,6 +98,11 @@ class Streams:
             return batch
         items = self._counter()
         counts = {s: (items(batch[s]), count_items(batch[s], (), False)) for s in self.names if s in batch}
+        if not counts:
+            raise ValueError(
+                f"A micro-batch of {sorted(batch)} has none of the streams {list(self.names)}: its step would do "
+                f"nothing. Pass {{{self.names[0]!r}: features}}, or a batch of get_train_dataloader()."
+            )
         return {**batch, COUNTS: counts}
 
     def _loader(self, sets: Mapping[str, Any], batch_sampler: Any) -> DataLoader:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from transformers import ProgressCallback
+from transformers.trainer_utils import has_length
 
 from ..runtime import progress_bar
 
@@ -18,6 +19,6 @@ class LineProgress(ProgressCallback):
     def on_prediction_step(
         self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
     ) -> None:
-        if self.prediction_bar is None and state.is_world_process_zero and hasattr(eval_dataloader, "__len__"):
+        if self.prediction_bar is None and state.is_world_process_zero and has_length(eval_dataloader):
             self.prediction_bar = progress_bar(total=len(eval_dataloader), leave=False, desc="evaluate")
         super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
