@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from types import CodeType
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def shifts_labels(model: nn.Module) -> bool:
         forward = inspect.unwrap(vars(owner).get("forward", _no_forward))
         code = getattr(forward, "__code__", _no_forward.__code__)
         if "loss_function" in code.co_names:
-            return _shifting(model)
+            return _shifting(model) and not (_is_encoder_decoder(model) and _hands_over_shifted_labels(code))
         if _SHIFTED & {*code.co_names, *code.co_varnames, *code.co_cellvars}:
             return True
         if _LOSSES & {*code.co_names} or owner is nn.Module:
@@ -70,10 +71,23 @@ def _arguments(module: nn.Module) -> Mapping[str, Any]:
 def _shifting(model: nn.Module) -> bool:
     """Whether the model's `loss_function` shifts; transformers takes the one of causal models where it knows no other.
 
-    One that a user has set is taken to do what it stands in for.
+    One that a user has set, and that is none of transformers', is taken to do what it stands in for.
     """
+    own = getattr(model, "_loss_function", None)  # what the setter of `loss_function` keeps
+    if own in LOSS_MAPPING.values():
+        return own is ForCausalLMLoss
     kind = LOSS_MAPPING.get(getattr(model, "loss_type", None), ForCausalLMLoss)
     return kind is ForCausalLMLoss
+
+
+def _is_encoder_decoder(model: nn.Module) -> bool:
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def _hands_over_shifted_labels(code: CodeType) -> bool:
+    """`loss_function(..., shift_labels=labels)`: an encoder-decoder's labels are in place, which it says this way."""
+    keywords = {word for const in code.co_consts if isinstance(const, tuple) for word in const}
+    return "shift_labels" in keywords
 
 
 def aligned_labels(features: Mapping[str, Any], label_names: Sequence[str], shift: bool) -> Tensor | None:

@@ -8,6 +8,7 @@ import transformers
 from parts import Mlp
 from torch import nn
 from torch.nn import functional as F
+from transformers.loss.loss_utils import ForMaskedLMLoss
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from hf_sharp_unlearn.metrics import collect_outputs
@@ -122,6 +123,28 @@ def test_wrapped_models_and_subclasses_are_what_is_inside():
     assert shifts_labels(Holder(gpt2)) and not shifts_labels(Holder(bart)) and not shifts_labels(Mlp())
     gpt2.loss_function = lambda logits, labels, vocab_size, **_: logits.sum()
     assert shifts_labels(gpt2), "a loss in place of the causal one is taken to shift as that does"
+    gpt2.loss_function = ForMaskedLMLoss
+    assert not shifts_labels(gpt2), "what a loss of transformers does is known"
+
+
+def test_an_encoder_decoder_that_hands_its_labels_over_as_shifted_does_not_shift():
+    sizes = {
+        "vocab_size": 32,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "pad_token_id": 0,
+        "decoder_start_token_id": 1,
+    }
+    sizes |= {f"{half}_num_{what}": 2 for half in ("encoder", "decoder")
+              for what in ("hidden_layers", "attention_heads", "key_value_heads")}  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.MoonshineForConditionalGeneration(transformers.MoonshineConfig(**sizes)).eval()
+    labels = torch.randint(3, 30, (2, 7))
+    with torch.no_grad():
+        outputs = model(input_values=torch.randn(2, 2000), labels=labels)
+    as_they_are = torch.nn.functional.cross_entropy(outputs.logits.flatten(0, 1), labels.flatten())
+    torch.testing.assert_close(outputs.loss, as_they_are)
+    assert not shifts_labels(model)
 
 
 @pytest.mark.parametrize("name", ["GPT2LMHeadModel", "BartForCausalLM", "XLNetLMHeadModel"])
