@@ -127,7 +127,7 @@ def test_a_class_of_pictures_is_forgotten_whatever_becomes_of_them(world, tmp_pa
     assert weights["memory"] == weights["disk"]
     a, b = (AutoModelForImageClassification.from_pretrained(tmp_path / name) for name in ("memory", "process"))
     start = weights_of(AutoModelForImageClassification.from_pretrained(world / "resnet"))
-    assert_same_updates(weights_of(b), weights_of(a), start, 1e-2)  # pixels are rounded to floats in another order
+    assert_same_updates(weights_of(b), weights_of(a), start, 1e-3)  # pixels are rounded to floats in another order
     assert run(*command, "--augmentation", "crop-flip", "--output_dir", tmp_path / "augmented") == 0
     assert (tmp_path / "augmented" / "model.safetensors").read_bytes() != weights["memory"]
 

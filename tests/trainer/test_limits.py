@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from parts import BatchNormNet, Mlp, assert_same, differs, rows, weights_of
+from parts import BatchNormNet, Mlp, assert_same, assert_same_updates, differs, rows, weights_of
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_sharp_unlearn import ASAM, SAM, NegGradPlus, Partition, SharpMinMax, split_forget
@@ -129,17 +129,14 @@ def test_masks_of_all_and_nothing_are_the_two_halves(make_trainer, monkeypatch):
     assert differs(retain_half, sam)  # NegGrad+ still ascends on the forget set
     only_retain = trained(make_trainer, NegGradPlus(1.0, SAM(0.2)), max_steps=1, learning_rate=0.08, max_grad_norm=0)
     retain_half = trained(make_trainer, SharpMinMax(0.8, SAM(0.2), overlap=False), max_steps=1, max_grad_norm=0)
-    for name in only_retain:
-        torch.testing.assert_close(only_retain[name], retain_half[name])
+    start = weights_of(Mlp())
+    assert_same_updates(only_retain, retain_half, start)
 
     monkeypatch.setattr(Partition, "from_saliency", given(True))
     f1 = trained(make_trainer, NegGradPlus(0.0, SAM(0.2)), max_steps=1, learning_rate=1.0, max_grad_norm=0)
     f0 = trained(make_trainer, NegGradPlus(0.0), max_steps=1, learning_rate=1.0, max_grad_norm=0)
-    start = weights_of(Mlp())
     sharp = trained(
         make_trainer, SharpMinMax(0.0, SAM(0.2), overlap=False), max_steps=1, learning_rate=1.0, max_grad_norm=0
     )
     assert differs(f0, f1)
-    for name in sharp:
-        step = 2 * (start[name] - f0[name]) - (start[name] - f1[name])
-        torch.testing.assert_close(start[name] - sharp[name], step)
+    assert_same_updates(sharp, {name: 2 * f0[name] - f1[name] for name in start}, start)
