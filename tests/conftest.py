@@ -7,12 +7,16 @@ import gc
 import os
 import subprocess
 import sys
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 if os.environ.get("GPU_TESTS") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ["TRITON_INTERPRET"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# What torch.compile made for one instruction set fails under another, and its cache does not tell them apart.
+_isa = os.environ.get("ATEN_CPU_CAPABILITY", "native")
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"inductor-{os.getuid()}-{_isa}"))
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
