@@ -50,8 +50,8 @@ def shifts_labels(model: nn.Module) -> bool:
             return True
         if _LOSSES & {*code.co_names} or owner is nn.Module:
             return False
-        inner = [part for part in model.children() if "labels" in _arguments(part)]
         if forward is not _no_forward and "super" not in code.co_names:  # the loss is made by a part of the model
+            inner = [part for part in model.children() if "labels" in _arguments(part)]
             return len(inner) == 1 and shifts_labels(inner[0])
     return False
 
