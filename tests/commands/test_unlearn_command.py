@@ -209,8 +209,8 @@ def test_a_killed_run_goes_on_where_it_was(world, tmp_path, capsys):
                "--save_steps", 2, "--max_steps", 60]  # fmt: skip
     command = [sys.executable, "-m", "hf_sharp_unlearn", "unlearn", *map(str, options)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: another number sums in another order
-    with subprocess.Popen(command, env=one_thread, **quiet) as process:
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number sums in another order
+    with subprocess.Popen(command, env=threads, **quiet) as process:
         deadline = time.time() + 120
         while not list((tmp_path / "killed").glob("checkpoint-*/trainer_state.json")):
             assert time.time() < deadline and process.poll() is None
