@@ -56,6 +56,7 @@ def compiled(kernel, flags, dtype, target, vector):
         "VEC": vector,
         **flags,
     }
+    constants = {name: value for name, value in constants.items() if name in function.arg_names}
     signature = {name: "constexpr" if name in constants else TYPES[name] for name in function.arg_names}
     source = ASTSource(fn=function, signature=signature, constexprs=constants)
     options = {"num_warps": launch.WARPS, "enable_fp_fusion": False}
@@ -108,6 +109,8 @@ def main() -> None:
                     rows.append(
                         {"target": where, "dtype": width, "case": name, "vector": vector, **needed, **found}
                     )  # fmt: skip
+        found = facts(compiled("finish", {"SPAN": launch.SPAN}, tl.float64, target, False), target)
+        rows.append({"target": where, "dtype": "fp64", "case": "finish", "vector": None, **found})
     json.dump(rows, sys.stdout)
 
 

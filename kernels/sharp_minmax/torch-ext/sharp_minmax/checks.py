@@ -116,7 +116,7 @@ def check_displace(weights, grads, outs, etas, masks, mask, dense=False) -> None
 
 def check_compose(direction: Direction, outs, accumulate, mask, dense=False) -> Sequence[Tensor]:
     """Check, and return where d goes."""
-    lists = _check_direction(direction)
+    lists = check_direction(direction)
     if outs is None:
         if accumulate:
             raise ValueError("accumulate=True needs outs: the tensors that d is added to.")
@@ -126,8 +126,8 @@ def check_compose(direction: Direction, outs, accumulate, mask, dense=False) -> 
     return outs
 
 
-def _check_direction(direction: Direction) -> dict:
-    """The lists that are read, if they make a direction."""
+def check_direction(direction: Direction) -> dict:
+    """The lists that are read, if they make a direction. It depends on lam, not only on the lists: for every call."""
     if (direction.lam_retain != 1 and direction.r1 is not None and direction.r0 is None) or (
         direction.f1 is not None and direction.f0 is None
     ):
@@ -141,7 +141,7 @@ def _check_direction(direction: Direction) -> dict:
 
 
 def check_update(weights, direction, states, rules, backups, mask, dense=False) -> None:
-    lists = {"weights": weights, **_check_direction(direction), "masks": direction.masks, "backups": backups, **states}
+    lists = {"weights": weights, **check_direction(direction), "masks": direction.masks, "backups": backups, **states}
     wide = torch.float32 if weights and weights[0].dtype in NARROW else (weights[0].dtype if weights else None)
     _check(lists, {"masks": mask} | dict.fromkeys(states, wide), dense, rules=rules)
     check_outputs("weights", [*weights, *(t for values in states.values() for t in values or ())])

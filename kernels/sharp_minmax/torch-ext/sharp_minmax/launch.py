@@ -14,6 +14,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # Elements a program works on: 16 Ki keep every multiprocessor busy on a ResNet-50. No autotuning: trial runs of a
 # kernel that works in place do harm.
 CHUNK, WARPS = 1 << 14, 4
+SPAN = 1 << 12  # partial sums that one program adds up
 
 
 def block_for(vendor: str, adam: bool = False) -> int:
@@ -50,13 +51,21 @@ def _on(device: torch.device):
     return contextlib.nullcontext() if device.type == "cpu" else torch.get_device_module(device).device(device)
 
 
-def finish(partials: Tensor, lists: int) -> Tensor:
-    total = partials.numel() // lists
-    sums = torch.empty(lists, dtype=torch.float64, device=partials.device)
-    block = 1 << max(total - 1, 0).bit_length() if INTERPRETED else 1024
-    with _on(partials.device):
-        device_code.finish[(lists,)](partials, sums, total, BLOCK=block, WHOLE=INTERPRETED)
-    return sums
+def finish(partials: Tensor, lists: int) -> tuple[Tensor, int]:
+    """The sums of the lists' partial sums, and the number of launches it took: one program would take a millisecond for
+    the partial sums of eight billion parameters, so that each adds up SPAN of them, and so do those after it."""
+    launches = 0
+    while True:
+        total = partials.numel() // lists
+        programs = max(-(-total // SPAN), 1)
+        sums = torch.empty(lists * programs, dtype=torch.float64, device=partials.device)
+        span = SPAN if not INTERPRETED or programs > 1 else 1 << max(total - 1, 0).bit_length()
+        with _on(partials.device):
+            device_code.finish[(lists, programs)](partials, sums, total, SPAN=span, BLOCK=span if INTERPRETED else 1024)
+        launches += 1
+        if programs == 1:
+            return sums, launches
+        partials = sums
 
 
 def partials_of(table: Table, lists: int = 1) -> Tensor:

@@ -3,6 +3,7 @@
 with metered() as meter:
     ...
 meter.launches, meter.bytes, meter.sweeps  # sweeps: [(operation, launches, bytes), ...]
+meter.rebuilds, meter.rewrites             # tables made; tables kept and written again
 """
 
 import contextlib
@@ -14,7 +15,12 @@ from torch import Tensor
 
 @dataclass
 class Meter:
+    """rebuilds: tables and lists of numbers for which device memory was made (none, once a run has settled). rewrites:
+    those that were kept, and to which new addresses or numbers were copied."""
+
     sweeps: list[tuple[str, int, int]] = field(default_factory=list)
+    rebuilds: int = 0
+    rewrites: int = 0
 
     @property
     def launches(self) -> int:
@@ -46,3 +52,13 @@ def count(operation: str, launches: int, *moved: Sequence[Tensor] | None) -> Non
     if _active is not None:
         size = sum(tensor.nbytes for tensors in moved if tensors is not None for tensor in tensors)
         _active.sweeps.append((operation, launches, size))
+
+
+def count_rebuild() -> None:
+    if _active is not None:
+        _active.rebuilds += 1
+
+
+def count_rewrite() -> None:
+    if _active is not None:
+        _active.rewrites += 1

@@ -2,8 +2,8 @@
 number of tensors (see `table`). Functions and results are those of `reference`: perturb, displace, restore, compose and
 SGD bit for bit (up to the sign of a zero), AdamW with correctly rounded square roots, sums of squares in float64.
 
-Everything is asynchronous: nothing here waits for the device. Capture in a CUDA graph is not supported: tables are
-uploaded when addresses change, and dropped when they have not been used for long.
+Everything is asynchronous: nothing here waits for the device. Capture in a CUDA graph is not supported: addresses are
+uploaded when they change.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import triton_kernels as device_code
-from .checks import check_compose, check_displace, check_lists, check_norms, check_update
+from .checks import check_compose, check_direction, check_displace, check_lists, check_norms, check_update
 from .direction import SGD, AdamW, Direction
 from .launch import CHUNK, INTERPRETED, finish, launch, partials_of
 from .meter import count
@@ -38,7 +38,7 @@ def _dtype_of(first: str, tensors: Sequence[Tensor]) -> tl.dtype:
 def _etas(etas: Sequence[float | None], device: torch.device) -> tuple[dict, bool]:
     """Per-tensor offsets (-1: T = 1) and whether any is in force."""
     adapt = any(eta is not None for eta in etas)
-    return {"etas": numbers(tuple(-1.0 if eta is None else float(eta) for eta in etas), device)}, adapt
+    return {"etas": numbers("etas", [-1.0 if eta is None else float(eta) for eta in etas], device)}, adapt
 
 
 def _inside(masks: Masks, inside: bool | None) -> int:
@@ -79,8 +79,7 @@ def norms(
         INSIDE_1=flags[1],
     )
     count("norms", len(table.chunks), weights if adapt else None, *gradients, masks)
-    count("finish", 1)
-    return finish(partials, lists)
+    return _finish(partials, lists)
 
 
 def displace(
@@ -103,7 +102,7 @@ def displace(
     arguments, adapt = _etas(etas, weights[0].device)
     part = _inside(masks, inside)
     masks = masks if part else None
-    table = table_of([weights, grads, outs, masks], CHUNK, check)
+    table = table_of([weights, grads, outs, masks], CHUNK, check, written=(0, 2))
     arguments["scale"] = float(scale)
     launch(device_code.displace, table, arguments, DT=dtype, ADAPT=adapt, INSIDE=part)
     count("displace", len(table.chunks), weights, grads, outs, masks)
@@ -145,7 +144,7 @@ def _copy(operation: str, sources: Sequence[Tensor], outs: Sequence[Tensor]) -> 
 
 def _roles(direction: Direction) -> tuple[list, dict, dict]:
     """Rows r0, r1, f0, f1, mask; the flags and the scalars that belong to them."""
-    read = direction.lists()
+    read = check_direction(direction)
     rows = [read.get(name) for name in ("r0", "r1", "f0", "f1")]
     flags = {name.upper(): name in read for name in ("r0", "r1", "f0", "f1")}
     flags |= {"MASK": direction.masks is not None, "SHARP": direction.lam_forget == 1, "OVERLAP": direction.overlap}
@@ -168,7 +167,7 @@ def compose(
             return [], torch.zeros((), dtype=torch.float64)
     dtype = _dtype_of("outs", written)
     rows, flags, scalars = _roles(direction)
-    table = table_of([written, *rows], CHUNK, check)
+    table = table_of([written, *rows], CHUNK, check, written=(0,))
     partials = partials_of(table)
     launch(
         device_code.compose,
@@ -180,8 +179,7 @@ def compose(
         **flags,
     )
     count("compose", len(table.chunks), written, written if accumulate else None, *rows)
-    count("finish", 1)
-    return list(written), finish(partials, 1)[0]
+    return list(written), _finish(partials)[0]
 
 
 def sgd(
@@ -200,11 +198,14 @@ def sgd(
     def check() -> None:
         check_update(weights, direction, {"momenta": momenta}, rules, backups, torch.bool, dense=True)
 
+    moving = [bool(rule.momentum) for rule in rules]
+    if any(moving) and (momenta is None or not all(moving)):
+        check()
     flat = [(r.lr, r.momentum, 1 - r.dampening, r.weight_decay, float(r.nesterov), 0.0, 0.0, 0.0) for r in rules]
     flags = {
         "ADAM": False,
         "NORM": norm,
-        "MOMENTUM": any(r.momentum for r in rules),
+        "MOMENTUM": any(moving),
         "DECAY": any(r.weight_decay for r in rules),
     }
     states = [momenta if flags["MOMENTUM"] else None, None]
@@ -229,7 +230,8 @@ def adamw(
     def check() -> None:
         check_update(weights, direction, states, rules, backups, torch.bool, dense=True)
 
-    flat = [(*r.factors(), 0.0) for r in rules]
+    factors = {rule: (*rule.factors(), 0.0) for rule in set(rules)}  # most weights share a rule
+    flat = [factors[rule] for rule in rules]
     flags = {"ADAM": True, "NORM": norm, "MOMENTUM": False, "DECAY": False}
     rows = list(states.values())
     return _update("adamw", weights, direction, rows, flat, flags, scale, grad_scale, found_inf, backups, check)
@@ -243,11 +245,12 @@ def _update(
         return torch.zeros((), dtype=torch.float64) if flags["NORM"] else None
     device, dtype = weights[0].device, _dtype_of("weights", weights)
     rows, kinds, scalars = _roles(direction)
-    table = table_of([weights, weights if backups is None else backups, *rows, *states], CHUNK, check)
+    sources = weights if backups is None else backups
+    table = table_of([weights, sources, *rows, *states], CHUNK, check, written=(0, 7, 8))
     partials = partials_of(table)
     one = partials if grad_scale is None or found_inf is None else None  # some pointer where none is read
     pointers = {
-        "rules": numbers(tuple(rules), device),
+        "rules": numbers("rules", rules, device),
         "grad_scale": one if grad_scale is None else grad_scale.to(device, torch.float32),
         "found_inf": one if found_inf is None else found_inf.to(device, torch.float32),
     }
@@ -264,7 +267,10 @@ def _update(
         **kinds,
     )
     count(name, len(table.chunks), weights, weights, *rows, *states, *states)
-    if not flags["NORM"]:
-        return None
-    count("finish", 1)
-    return finish(partials, 1)[0]
+    return _finish(partials)[0] if flags["NORM"] else None
+
+
+def _finish(partials: Tensor, lists: int = 1) -> Tensor:
+    sums, launches = finish(partials, lists)
+    count("finish", launches)
+    return sums

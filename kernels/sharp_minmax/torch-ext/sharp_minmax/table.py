@@ -9,25 +9,37 @@ cut into chunks, and a program of the kernel's grid works on one chunk:
     offset_of  int64 (chunks,)          where in that tensor it begins, in elements
 
 There are two chunk lists: "vector" for tensors whose pointers are all multiples of 16 bytes and whose length is a
-multiple of 16 elements, so that every dtype from 1 to 4 bytes moves 16 bytes a load; "scalar" for the others. Empty
-tensors have no chunks.
+multiple of 8 elements, what a thread takes at a time: float32 and bfloat16 move 16 bytes a load. "scalar" for the
+others. Empty tensors have no chunks.
 
-Tables are kept and found again by addresses, shapes, dtypes and orders of memory, never by `id()`: what these say about
-memory stays true whatever tensor they belong to.
+A table is kept for rows of the same shapes, dtypes, orders of memory and devices, and serves tensors at any address:
+where they have moved, as gradients do in every step, only the addresses are written again (see `staging`). What is
+known of a list never comes from its `id()`: it stays true whatever tensors the list holds.
 """
 
+from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain, count
 from operator import attrgetter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-ALIGNMENT = 16  # bytes of a pointer, elements of a length
+from .staging import Rewritten, stream_of, upload
+
+POINTERS, LENGTHS = 16, 8  # what a pointer (bytes) and a length (elements) must be multiples of
 KEPT = 128  # tables; a step of Sharp MinMax uses about six
 
-_shape, _dtype = attrgetter("shape"), attrgetter("dtype")
+_shape, _dtype, _device = attrgetter("shape"), attrgetter("dtype"), attrgetter("device")
+
+
+class Steady(tuple):
+    """Tensors that stay where and as they are (weights' memory, masks, shadows, moments): what is known of them is read
+    once. Not for parameters, whose `.data` can be exchanged: pass them detached."""
+
+    known: tuple[int, Tensor] | None = None
 
 
 class Chunks(NamedTuple):
@@ -53,9 +65,9 @@ class Table(NamedTuple):
         return len(self.numel)
 
 
-def is_vector(pointers: Sequence[int], numel: int) -> bool:
-    """True if a tensor at these addresses (one per role; 0: none) can be walked 16 bytes at a time."""
-    return numel % ALIGNMENT == 0 and all(pointer % ALIGNMENT == 0 for pointer in pointers)
+def is_vector(pointers: Tensor, numels: Tensor) -> Tensor:
+    """Which tensors can be walked 16 bytes at a time. pointers: (roles, tensors), 0 for none; numels: (tensors,)."""
+    return (pointers % POINTERS == 0).all(0) & (numels % LENGTHS == 0)
 
 
 class _Kept(OrderedDict):
@@ -71,60 +83,121 @@ class _Kept(OrderedDict):
         return value
 
 
-_tables, _chunk_lists, _numbers = _Kept(), _Kept(), _Kept()
+_slots, _chunk_lists, _numbers, _facts_seen = _Kept(), _Kept(), _Kept(), _Kept()
+_names = count(1)
 
 
-def table_of(rows: Sequence[Sequence[Tensor] | None], chunk: int, check) -> Table:
-    """The table for these rows, the first of which must be a list. `check()` raises on bad lists; it is called before
-    a table is made, not when one is found."""
+class _Slot:
+    """A table, and the addresses in it. written: roles whose tensors must not share memory with each other."""
+
+    def __init__(self, rows, pointers: Tensor, written: Sequence[int], chunk: int, device: torch.device):
+        self._written = [k for k in written if rows[k] is not None]
+        self._sizes = torch.tensor([tensor.nbytes for k in self._written for tensor in rows[k]], dtype=torch.int64)
+        self._numels = torch.tensor([tensor.numel() for tensor in rows[0]], dtype=torch.int64)
+        self._where = chunk, device, stream_of(device)
+        self._pointers = pointers
+        self._memory = Rewritten(pointers, device)
+        self._vector = is_vector(pointers, self._numels)
+        self.table = self._cut()
+
+    def move(self, pointers: Tensor, check: Callable[[], object]) -> None:
+        """Serve the same kind of tensors at these addresses; `check()` is called if they may overlap, and raises."""
+        if torch.equal(pointers, self._pointers):
+            return
+        if self._overlap(pointers):
+            check()
+        self._memory.write(pointers)
+        self._pointers = pointers
+        vector = is_vector(pointers, self._numels)
+        if not torch.equal(vector, self._vector):  # a view that is less aligned: into a DDP bucket, say
+            self._vector = vector
+            self.table = self._cut()
+
+    def _overlap(self, pointers: Tensor) -> bool:
+        if not self._written or torch.equal(pointers[self._written], self._pointers[self._written]):
+            return False
+        full = self._sizes > 0
+        starts = pointers[self._written].flatten()[full]
+        starts, order = starts.sort()
+        ends = starts + self._sizes[full][order]
+        return bool((starts[1:] < ends[:-1]).any())
+
+    def _cut(self) -> Table:
+        key = *self._numels.tolist(), *self._vector.tolist(), *self._where
+        cut = _chunk_lists.find(key, lambda: _cut(self._numels, self._vector, *self._where[:2]))
+        return Table(self._memory.tensor, *cut)
+
+
+def table_of(
+    rows: Sequence[Sequence[Tensor] | None], chunk: int, check: Callable[[], object], written: Sequence[int] = ()
+) -> Table:
+    """The table for these rows, the first of which must be a list; it is true until the next call.
+
+    check: raises on bad lists. It is called where lists of this kind are new, and where the roles in `written`, which
+    must not share memory, have moved and do.
+    """
     device = rows[0][0].device
-    pointers = tuple(None if row is None else tuple(map(Tensor.data_ptr, row)) for row in rows)
-    facts = tuple(None if row is None else (*map(_shape, row), *map(_dtype, row), _order(row)) for row in rows)
-    # A table is made on a stream and serves that stream: its memory may be given away when it is dropped.
-    stream = None if device.type == "cpu" else torch.get_device_module(device).current_stream(device)
-
-    def make() -> Table:
+    known = [None if row is None else _read(row) for row in rows]
+    pointers = torch.zeros((len(rows), len(rows[0])), dtype=torch.int64)
+    key = tuple(0 if one is None else one[0] for one in known), chunk, tuple(written), device, stream_of(device)
+    new = key not in _slots
+    if new:
         check()
-        count = len(rows[0])
-        numels = tuple(tensor.numel() for tensor in rows[0])
-        filled = [(0,) * count if row is None else row for row in pointers]
-        vector = tuple(is_vector([row[i] for row in filled], numel) for i, numel in enumerate(numels))
-        key = numels, vector, chunk, device
-        numel, chunks, total = _chunk_lists.find(key, lambda: _cut(*key))
-        return Table(_upload(filled, torch.int64, device), numel, chunks, total)
-
-    return _tables.find((pointers, facts, chunk, device, stream), make)
+    for k, one in enumerate(known):
+        if one is not None:
+            pointers[k] = one[1]
+    slot = _slots.find(key, lambda: _Slot(rows, pointers, written, chunk, device))
+    if not new:
+        slot.move(pointers, check)
+    return slot.table
 
 
-def _order(row: Sequence[Tensor]) -> tuple | None:
-    """Strides, unless all tensors of the row are contiguous: then shapes say it all, and this is called every sweep."""
-    return None if all(map(Tensor.is_contiguous, row)) else tuple(map(Tensor.stride, row))
+def _read(row: Sequence[Tensor]) -> tuple[int, Tensor]:
+    """A name for what all lists like this one have in common, and the addresses of this one."""
+    if isinstance(row, Steady):
+        if row.known is None:
+            row.known = _facts(row), _addresses(row)
+        return row.known
+    return _facts(row), _addresses(row)
 
 
-def _cut(numels, vector, chunk, device) -> tuple[Tensor, list[Chunks], int]:
+def _facts(row: Sequence[Tensor]) -> int:
+    # Strides only where tensors are not contiguous: else shapes say it all, and this is read in every sweep.
+    order = None if all(map(Tensor.is_contiguous, row)) else tuple(map(Tensor.stride, row))
+    facts = *map(_shape, row), *map(_dtype, row), *map(_device, row), order
+    return _facts_seen.find(facts, lambda: next(_names))
+
+
+def _addresses(row: Sequence[Tensor]) -> Tensor:
+    return torch.frombuffer(array("q", map(Tensor.data_ptr, row)), dtype=torch.int64)
+
+
+def _cut(numels: Tensor, vector: Tensor, chunk: int, device: torch.device) -> tuple[Tensor, list[Chunks], int]:
     lists, total = [], 0
     for kind in (True, False):
-        pairs = [
-            (i, low)
-            for i, numel in enumerate(numels)
-            if vector[i] is kind
-            for low in range(0, numel, chunk)
-        ]  # fmt: skip
-        if pairs:
-            tensor_of, offset_of = zip(*pairs, strict=True)
-            lists.append(
-                Chunks(_upload(tensor_of, torch.int32, device), _upload(offset_of, torch.int64, device), kind, total)
-            )
-            total += len(pairs)
-    return _upload(numels, torch.int64, device), lists, total
+        tensors = (vector == kind).nonzero().flatten()
+        pieces = (numels[tensors] + chunk - 1) // chunk
+        tensor_of = tensors.repeat_interleave(pieces)
+        if len(tensor_of):
+            begins = (pieces.cumsum(0) - pieces).repeat_interleave(pieces)
+            offset_of = (torch.arange(len(tensor_of)) - begins) * chunk
+            lists.append(Chunks(upload(tensor_of.to(torch.int32), device), upload(offset_of, device), kind, total))
+            total += len(tensor_of)
+    return upload(numels, device), lists, total
 
 
-def numbers(values: tuple, device: torch.device) -> Tensor:
-    """Per-tensor scalars as float32 in device memory; kept while they stay the same."""
-    return _numbers.find((values, device), lambda: _upload(values, torch.float32, device))
-
-
-def _upload(values, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """One copy that the host does not wait for; torch keeps the pinned memory until it is done."""
-    host = torch.tensor(values, dtype=dtype, device="cpu")
-    return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)
+def numbers(name: str, values: list, device: torch.device) -> Tensor:
+    """Numbers of a kind, one or a tuple for each tensor, as float32 in device memory; true until the next call for as
+    many of that kind. Written again where they have changed."""
+    width = len(values[0]) if isinstance(values[0], tuple) else 1
+    key = name, len(values), width, device, stream_of(device)
+    memory, last = _numbers.find(key, lambda: [None, None])
+    if values != last:
+        flat = torch.frombuffer(array("f", chain.from_iterable(values) if width > 1 else values), dtype=torch.float32)
+        flat = flat.view(len(values), width)
+        if memory is None:
+            memory = Rewritten(flat, device)
+        else:
+            memory.write(flat)
+        _numbers[key][:] = memory, list(values)
+    return memory.tensor

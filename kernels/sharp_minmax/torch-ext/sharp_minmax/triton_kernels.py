@@ -19,7 +19,7 @@ def _chunk(numel, tensor_of, offset_of, CHUNK: tl.constexpr, BLOCK: tl.constexpr
     offset = tl.multiple_of(tl.load(offset_of + tl.program_id(0)), BLOCK)
     size = tl.minimum(tl.load(numel + tensor) - offset, CHUNK).to(tl.int32)
     if VEC:
-        size = tl.multiple_of(size, 16)
+        size = tl.multiple_of(size, 8)
     return tensor, offset, size
 
 
@@ -90,14 +90,14 @@ def norms(pointers, numel, tensor_of, offset_of, etas, partials, tensors, first,
 
 
 @triton.jit(do_not_specialize=["total"])
-def finish(partials, sums, total, BLOCK: tl.constexpr, WHOLE: tl.constexpr):
-    """Program k adds up the partial sums of list k, always in the same order."""
-    k = tl.program_id(0)
+def finish(partials, sums, total, SPAN: tl.constexpr, BLOCK: tl.constexpr):
+    """Program (k, j) adds up SPAN partial sums of list k, from the j-th SPAN on, always in the same order."""
+    k, j = tl.program_id(0), tl.program_id(1)
     accumulated = tl.zeros((BLOCK,), tl.float64)
-    for low in range(0, BLOCK if WHOLE else total, BLOCK):
-        o = low + tl.arange(0, BLOCK)
+    for low in range(0, SPAN, BLOCK):
+        o = j * SPAN + low + tl.arange(0, BLOCK)
         accumulated += tl.load(partials + k * total + o, mask=o < total, other=0.0)
-    tl.store(sums + k, tl.sum(accumulated, 0))
+    tl.store(sums + k * tl.num_programs(1) + j, tl.sum(accumulated, 0))
 
 
 @triton.jit(do_not_specialize=["tensors"])
