@@ -55,20 +55,19 @@ class Sweeps:
         self.cosines: list[float] = []
         self._params, self._masks, self._kernels = params, masks, kernels
         self._weights = [param.detach() for param in params]  # where the true weights lie
-        self._shadows, self._in_place, self._measure = shadows, in_place, measure
+        self._shadows, self.in_place, self._measure = shadows, in_place, measure
         self._saved: list[tuple[list[Tensor], list[Tensor], list[int]]] = []  # in place: weights, backups, positions
 
-    def lengths(self, sharpness: Sharpness, parts: Sequence[tuple[Gradient, bool | None]]) -> list[float]:
-        """|| T g || of one or two (gradient, inside), in one sweep. Waits for the device."""
-        totals = [0.0] * len(parts)
+    def squared_lengths(self, sharpness: Sharpness, parts: Sequence[tuple[Gradient, bool | None]]) -> list[Tensor]:
+        """|| T g ||^2 of one or two (gradient, inside), in one sweep: a tensor (parts,) for each dtype and device."""
+        sums = []
         insides = [inside for _, inside in parts]
         for group in self._groups(*(gradient for gradient, _ in parts)):
             weights, etas = self._of(group, sharpness)
             gradients = [self._dense(gradient, group) for gradient, _ in parts]
             masks = None if insides.count(None) == len(insides) else [self._masks[i] for i in group]
-            sums = self._kernels.norms(weights, gradients, etas, masks, insides)
-            totals = [total + value for total, value in zip(totals, sums.tolist(), strict=True)]
-        return [math.sqrt(total) for total in totals]
+            sums.append(self._kernels.norms(weights, gradients, etas, masks, insides))
+        return sums
 
     def move(self, sharpness: Sharpness, gradient: Gradient, inside: bool | None, length: float) -> None:
         """Put the parameters at w + eps; `length` is || T g ||."""
@@ -77,7 +76,7 @@ class Sweeps:
             weights, etas = self._of(group, sharpness)
             grads, shadows = [gradient[i] for i in group], [self._shadow_of(i) for i in group]
             masks = None if inside is None else [self._masks[i] for i in group]
-            if self._in_place:
+            if self.in_place:
                 self._saved.append((weights, shadows, saved := []))
                 self._kernels.perturb(weights, grads, shadows, etas, scale, saved, masks, inside)
                 before, after = shadows, weights
@@ -94,7 +93,7 @@ class Sweeps:
         while self._saved:
             self._kernels.restore(*self._saved[-1])
             self._saved.pop()
-        if not self._in_place:
+        if not self.in_place:
             for param, weight in zip(self._params, self._weights, strict=True):
                 param.data = weight
 

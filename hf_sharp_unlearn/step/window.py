@@ -23,10 +23,12 @@ Rules every pass obeys
                  forward and backward of a several-pass method runs inside no_sync, `leave` reduces once.
     faults       a non-finite loss or norm raises FloatingPointError on all processes together; whatever is raised,
                  weights and buffers are as before the step and `.grad` is empty.
+    waiting      the host reads numbers twice a step and waits for the device each time: the clean losses with the norms
+                 that a perturbation needs, and the other losses with the norm of the gradient. What a pass computed is
+                 known to be finite only then.
 """
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -72,8 +74,10 @@ class Window:
         self.objective: Tensor | None = None  # the window's objective and stream losses, clean, shares of this process
         self.stream_losses: dict[str, Tensor] = {}
         self._buffers = Buffers(context.module)
-        self._buffers_at_start = self._buffers.take()
+        self._buffers_at_start = self._clean = self._buffers.take("at the start of the step")
         self._squares: Tensor | None = None  # of the step's gradient, where a sweep has read it anyway
+        self._unread: list[tuple[str, Mapping[str, Tensor]]] = []  # losses of passes, for one reading with others
+        self.norm: float | None = None  # of the step's gradient, if a sweep has read it; fp16 gradients are scaled
         self._processes = self.accelerator.num_processes
         self._totals = self._global_counts()
         self._replay: dict[tuple[int, str], RngState] = {}
@@ -83,7 +87,10 @@ class Window:
         """Run a method's step. Returns this process's share of the clean objective, a detached scalar."""
         try:
             step(self)
-            broadcast_first(self._buffers.tensors(), self._processes)
+            squares = None if self.scaled else self._squares
+            found = self._read([] if squares is None else [squares])
+            self.norm = None if squares is None else math.sqrt(found[0])
+            broadcast_first(self._buffers.tensors() if self._processes > 1 else [], self._processes)
         except BaseException:
             try:
                 self.undo()
@@ -99,14 +106,9 @@ class Window:
     def undo(self) -> None:
         """Forget the step: weights and buffers as they were when it began, no gradients."""
         self.sweeps.back()
-        Buffers.put_back(self._buffers_at_start)
+        self._buffers_at_start.put_back()
         for weight in self.params:
             weight.grad = None
-
-    @functools.cached_property
-    def norm(self) -> float | None:
-        """Norm of the step's gradient, if a sweep has read it; None under fp16, whose gradients are scaled."""
-        return None if self.scaled or self._squares is None else math.sqrt(self._squares.item())
 
     # ---- verbs ----
 
@@ -146,7 +148,7 @@ class Window:
             total = self.add(torch._foreach_mul(gradient, coefficient), total)
             what = f"loss or gradient norm of the whole set in the {'perturbed' if again else 'clean'} pass"
             norm = float(torch.stack(torch._foreach_norm(gradient)).norm())
-            self._require_finite(what, {f"{stream} loss": loss, f"{stream} gradient": norm})
+            self._require_finite([(what, {f"{stream} loss": loss, f"{stream} gradient": norm})])
             if not again:
                 self.stream_losses[stream] = torch.tensor(loss, device=self._device)
                 self._add_to_objective(coefficient * self.stream_losses[stream])
@@ -157,9 +159,10 @@ class Window:
 
         A gradient that is not finite raises; under fp16 its length is 0, and the scaler skips the step.
         """
-        lengths = self.sweeps.lengths(sharpness, parts)
-        if not self.scaled:
-            self._require_finite("gradient norm of the perturbation", {"clean": sum(lengths)})
+        sums = self.sweeps.squared_lengths(sharpness, parts)
+        found = self._read(sums, "gradient norm of the perturbation")
+        count = len(parts)  # one sum for each part and sweep
+        lengths = [math.sqrt(sum(found[k::count])) for k in range(count)]
         tiny = sharpness.rho / torch.finfo(torch.float32).max  # rho / length must be a float32
         return [length if math.isfinite(length) and length > tiny else 0.0 for length in lengths]
 
@@ -171,6 +174,8 @@ class Window:
         length: || T g ||, if it is known."""
         if length is None:
             (length,) = self.lengths(sharpness, (gradient, inside))
+        if self.sweeps.in_place:  # a buffer can be a view of a weight: what it held at w is not to be put back at w + eps
+            self._clean = None
         try:
             if length > 0:
                 self.sweeps.move(sharpness, gradient, inside, length)
@@ -178,6 +183,8 @@ class Window:
             yield
         finally:  # an interrupt inside the return itself is finished by `undo`
             self.sweeps.back()
+            if self.sweeps.in_place:
+                self._clean = None
 
     def compose(
         self,
@@ -226,13 +233,18 @@ class Window:
                 self._replay[number, stream].restore()
             elif not sync_last:
                 self._replay[number, stream] = RngState(self._device)
-            before = [] if stream in ("retain", "union") and not again else self._buffers.take()
+            moves = stream in ("retain", "union") and not again
+            if moves:
+                self._clean = None
+            elif self._clean is None:
+                self._clean = self._buffers.take("after the last pass that moved them")
             try:
                 with context:
                     share = self._share_of_mean(number, stream)
                     self.accelerator.backward(share * coefficient)
             finally:
-                Buffers.put_back(before)
+                if not moves:
+                    self._clean.put_back()
             value = share.detach().float()
             losses[stream] = losses[stream] + value if stream in losses else value
         if again:
@@ -240,7 +252,7 @@ class Window:
         elif not sync_last:
             self._after_clean = RngState(self._device)
         if not self.scaled:
-            self._require_finite(f"loss in the {'perturbed' if again else 'clean'} pass", losses)
+            self._unread.append((f"loss in the {'perturbed' if again else 'clean'} pass", losses))
         if not again:
             self.stream_losses.update(losses)
             self._add_to_objective(sum(losses[stream] * objective[stream] for stream in losses))
@@ -283,11 +295,33 @@ class Window:
             counts = tensor.tolist()
         return {stream: (max(pair[0], 1), max(pair[1], 1)) for stream, pair in zip(streams, counts, strict=True)}
 
-    def _require_finite(self, what: str, values: Mapping[str, Tensor | float]) -> None:
-        numbers = {name: float(value) for name, value in values.items()}
-        good = all(math.isfinite(number) for number in numbers.values())
-        if all_true(good, self._device, self._processes):
+    def _read(self, sums: Sequence[Tensor], what: str | None = None) -> list[float]:
+        """The numbers of these tensors, read together with the losses that are unread: the host waits once.
+
+        what: their name in the error if they are not finite; None where that is no error here.
+        """
+        unread, self._unread = self._unread, []
+        flat = [value.detach().reshape(-1) for _, losses in unread for value in losses.values()]
+        flat += [value.detach().reshape(-1) for value in sums]
+        if len({value.device for value in flat}) > 1:
+            flat = [value.cpu() for value in flat]
+        numbers = torch.cat(flat).tolist() if flat else []  # float32 and float64 become float64
+        groups, place = [], 0
+        for name, losses in unread:
+            groups.append((name, dict(zip(losses, numbers[place : place + len(losses)], strict=True))))
+            place += len(losses)
+        found = numbers[place:]
+        if what is not None and not self.scaled:
+            groups.append((what, {"clean": sum(math.sqrt(number) for number in found)}))
+        self._require_finite(groups)
+        return found
+
+    def _require_finite(self, groups: Sequence[tuple[str, Mapping[str, float]]]) -> None:
+        """groups: what was computed, and its numbers by name."""
+        bad = [group for group in groups if not all(map(math.isfinite, group[1].values()))]
+        if not groups or all_true(not bad, self._device, self._processes):
             return
+        what, numbers = (bad or groups)[0]
         mine = ", ".join(f"{name}: {number}" for name, number in numbers.items())
         raise FloatingPointError(
             f"Non-finite {what} of step {self.step} ({mine}; on another process if these are finite). Weights are as "

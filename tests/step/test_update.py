@@ -194,6 +194,27 @@ def test_a_step_is_at_most_12_launches_and_86_bytes_a_parameter(make_trainer, li
         assert moved == pytest.approx(72)
 
 
+@pytest.mark.filterwarnings("ignore:.*independent of the scale")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw_torch"])
+def test_no_table_is_made_from_the_tenth_step_on(make_trainer, optimizer):
+    """Gradients get other addresses in every step, AdamW other numbers: they are written into the tables that are kept."""
+    rebuilds, rewrites = [], []
+
+    class Count(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            rebuilds.append(meter.rebuilds)
+            rewrites.append(meter.rewrites)
+
+    trainer = make_trainer(SharpMinMax(0.8, ASAM(1.0), overlap=False), model=Mlp(), max_steps=14, optim=optimizer,
+                           kernel_backend="triton", lr_scheduler_type="linear")  # fmt: skip
+    trainer.add_callback(Count())
+    with metered() as meter:
+        trainer.train()
+    assert rebuilds[0] > 0 and len(rebuilds) == 14
+    assert rebuilds[9:] == [rebuilds[9]] * 5
+    assert rewrites[-1] > rewrites[9], "the learning rate falls in every step"
+
+
 def test_asam_reads_the_weights_once_more_for_its_norms(make_trainer):
     sweeps, size = one_step(make_trainer, SharpMinMax(0.8, ASAM(1.0), overlap=False), timm_resnet())
     assert sum(row[2] for row in sweeps) / size == pytest.approx(76)

@@ -89,13 +89,13 @@ def differs(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return any(not torch.equal(a[name], b[name]) for name in a)
 
 
-def timm_resnet(classes: int = 3, size: int = 8, seed: int = 0, **model_args):
+def timm_resnet(classes: int = 3, size: int = 8, seed: int = 0, architecture: str = "resnet18", **model_args):
     """A real timm ResNet behind transformers' wrapper, small enough for one step in milliseconds."""
     from transformers import AutoModelForImageClassification, TimmWrapperConfig
 
     torch.manual_seed(seed)
     config = TimmWrapperConfig(
-        architecture="resnet18",
+        architecture=architecture,
         num_labels=classes,
         model_args={"in_chans": 1, "channels": [4, 4, 8, 8], "stem_width": 4, **model_args},
         pretrained_cfg={"input_size": [1, size, size], "mean": [0.5], "std": [0.5], "crop_pct": 1.0},
