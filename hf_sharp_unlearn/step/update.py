@@ -82,17 +82,17 @@ class Update:
 def checked_norm(window: Window, norm_of: Callable[[], Any], step: int) -> Any:
     """The norm of the step's gradient. Whatever is raised on the way, the step is undone first.
 
-    Raises FloatingPointError if it is not finite; under fp16 the scaler sees to that.
+    Raises FloatingPointError if it, or a loss that is unread, is not finite; under fp16 the scaler sees to that.
     """
     try:
         norm = norm_of()
+        value = 0.0 if window.scaled else window.settle(norm)
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"Non-finite norm of the gradient of step {step}: {value}. Weights are as before the step. Lower the "
+                "learning rate or rho, raise alpha, or check data and loss."
+            )
     except BaseException:
         window.undo()
         raise
-    if not window.scaled and not math.isfinite(norm):
-        window.undo()
-        raise FloatingPointError(
-            f"Non-finite norm of the gradient of step {step}: {float(norm)}. Weights are as before the step. Lower the "
-            "learning rate or rho, raise alpha, or check data and loss."
-        )
     return norm

@@ -87,9 +87,8 @@ class Window:
         """Run a method's step. Returns this process's share of the clean objective, a detached scalar."""
         try:
             step(self)
-            squares = None if self.scaled else self._squares
-            found = self._read([] if squares is None else [squares])
-            self.norm = None if squares is None else math.sqrt(found[0])
+            if self._squares is not None and not self.scaled:  # else who takes the norm reads the losses: `settle`
+                self.norm = math.sqrt(*self._read([self._squares]))
             broadcast_first(self._buffers.tensors() if self._processes > 1 else [], self._processes)
         except BaseException:
             try:
@@ -109,6 +108,12 @@ class Window:
         self._buffers_at_start.put_back()
         for weight in self.params:
             weight.grad = None
+
+    def settle(self, norm: Tensor | float) -> float:
+        """The norm of the step's gradient as a number, read with the losses that no one has read yet. Raises
+        FloatingPointError for one of these."""
+        found = self._read([norm] if torch.is_tensor(norm) else [])
+        return found[0] if found else float(norm)
 
     # ---- verbs ----
 
