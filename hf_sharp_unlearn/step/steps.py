@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .context import StepContext
+from .structure import Structure
 from .window import Window
 
 
@@ -22,11 +23,14 @@ class Steps:
         self._method_step = method_step
         self._sums: dict[str, tuple[Tensor, int]] = {}  # stream -> sum of its losses, steps that had it
         self._cosines: list[float] = []
+        self._structure: Structure | None = None
 
     def make(self, batches: Sequence[Mapping[str, Any]], step: int, progress: float) -> Tensor:
         """Run the method over a window's micro-batches; see `Window` for the arguments. Returns this process's share of
         the window's objective; `.grad` holds the step's gradient, the weights are what they were."""
-        self.last = Window(self.context, batches, step, progress)
+        if self._structure is None or not self._structure.holds():
+            self._structure = Structure(self.context)
+        self.last = Window(self.context, self._structure, batches, step, progress)
         objective = self.last.run(self._method_step)
         for stream, loss in self.last.stream_losses.items():
             total, steps = self._sums.get(stream, (0, 0))

@@ -8,13 +8,14 @@ recurrent layers, or one that a buffer is a view of) it is backed up, moved in p
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from ..kernels import Direction
+from ..kernels.table import Steady
 from .sharpness import Sharpness, realised_cosine
 
 Gradient = list[Tensor | None]
@@ -52,11 +53,21 @@ class Sweeps:
         in_place: bool,
         measure: bool,
     ):
-        self.cosines: list[float] = []
+        self.cosines: list[float] = []  # of all perturbations since they were last taken away
         self._params, self._masks, self._kernels = params, masks, kernels
         self._weights = [param.detach() for param in params]  # where the true weights lie
         self._shadows, self.in_place, self._measure = shadows, in_place, measure
+        self._grouped: dict[tuple[bool, ...], list[tuple[int, ...]]] = {}
+        self._lists: dict[tuple[str, tuple[int, ...]], Steady] = {}
+        self._etas: dict[tuple[tuple[int, ...], Sharpness], list[float | None]] = {}
         self._saved: list[tuple[list[Tensor], list[Tensor], list[int]]] = []  # in place: weights, backups, positions
+
+    def in_their_place(self) -> bool:
+        """True if the true weights lie where they lay: what is kept of them is true."""
+        return all(
+            param.data_ptr() == weight.data_ptr() and param.dtype == weight.dtype and param.shape == weight.shape
+            for param, weight in zip(self._params, self._weights, strict=True)
+        )
 
     def squared_lengths(self, sharpness: Sharpness, parts: Sequence[tuple[Gradient, bool | None]]) -> list[Tensor]:
         """|| T g ||^2 of one or two (gradient, inside), in one sweep: a tensor (parts,) for each dtype and device."""
@@ -65,7 +76,7 @@ class Sweeps:
         for group in self._groups(*(gradient for gradient, _ in parts)):
             weights, etas = self._of(group, sharpness)
             gradients = [self._dense(gradient, group) for gradient, _ in parts]
-            masks = None if insides.count(None) == len(insides) else [self._masks[i] for i in group]
+            masks = None if insides.count(None) == len(insides) else self._masks_of(group)
             sums.append(self._kernels.norms(weights, gradients, etas, masks, insides))
         return sums
 
@@ -74,8 +85,8 @@ class Sweeps:
         scale = sharpness.rho / length
         for group in self._groups(gradient):
             weights, etas = self._of(group, sharpness)
-            grads, shadows = [gradient[i] for i in group], [self._shadow_of(i) for i in group]
-            masks = None if inside is None else [self._masks[i] for i in group]
+            grads, shadows = [gradient[i] for i in group], self._shadows_of(group)
+            masks = None if inside is None else self._masks_of(group)
             if self.in_place:
                 self._saved.append((weights, shadows, saved := []))
                 self._kernels.perturb(weights, grads, shadows, etas, scale, saved, masks, inside)
@@ -104,7 +115,7 @@ class Sweeps:
         composed: Gradient = [None] * len(self._params)
         sums = []
         for group in self._groups(*(gradient for gradient in halves if gradient is not None)):
-            masks = [self._masks[i] for i in group]
+            masks = self._masks_of(group)
             lists = [None if gradient is None else self._dense(gradient, group) for gradient in halves]
             values, squares = self._kernels.compose(Direction(*lists, masks, lam_retain, lam_forget, overlap))
             sums.append(squares)
@@ -116,23 +127,44 @@ class Sweeps:
         """Squared norm of a gradient, a 0-d tensor."""
         sums = []
         for group in self._groups(gradient):
-            weights = [self._weights[i] for i in group]
+            weights = self._weights_of(group)
             sums.append(self._kernels.norms(weights, [self._dense(gradient, group)], [None] * len(group))[0])
         return _sum(sums)
 
-    def _groups(self, *gradients: Gradient) -> list[list[int]]:
+    def _groups(self, *gradients: Gradient) -> list[tuple[int, ...]]:
         """Positions that some gradient reaches, in lists of one dtype and device: what one call of a kernel takes."""
-        groups: dict[tuple, list[int]] = {}
-        for i, weight in enumerate(self._weights):
-            if any(gradient[i] is not None for gradient in gradients):
-                groups.setdefault((weight.dtype, weight.device), []).append(i)
-        return list(groups.values())
+        reached = tuple(any(one is not None for one in column) for column in zip(*gradients, strict=True))
+        found = self._grouped.get(reached)
+        if found is None:
+            groups: dict[tuple, list[int]] = {}
+            for i, weight in enumerate(self._weights):
+                if reached[i]:
+                    groups.setdefault((weight.dtype, weight.device), []).append(i)
+            found = self._grouped[reached] = list(map(tuple, groups.values()))
+        return found
 
-    def _of(self, group: list[int], sharpness: Sharpness) -> tuple[list[Tensor], list[float | None]]:
-        weights = [self._weights[i] for i in group]
-        return weights, [sharpness.eta_of(weight) for weight in weights]
+    def _of(self, group: tuple[int, ...], sharpness: Sharpness) -> tuple[Steady, list[float | None]]:
+        weights = self._weights_of(group)
+        if (group, sharpness) not in self._etas:
+            self._etas[group, sharpness] = [sharpness.eta_of(weight) for weight in weights]
+        return weights, self._etas[group, sharpness]
 
-    def _dense(self, gradient: Gradient, group: list[int]) -> list[Tensor]:
+    def _weights_of(self, group: tuple[int, ...]) -> Steady:
+        return self._kept("weights", group, lambda: [self._weights[i] for i in group])
+
+    def _masks_of(self, group: tuple[int, ...]) -> Steady:
+        return self._kept("masks", group, lambda: [self._masks[i] for i in group])
+
+    def _shadows_of(self, group: tuple[int, ...]) -> Steady:
+        return self._kept("shadows", group, lambda: [self._shadow_of(i) for i in group])
+
+    def _kept(self, kind: str, group: tuple[int, ...], make: Callable[[], list[Tensor]]) -> Steady:
+        """A list that is the same in every step, so that what kernels know of it is read once."""
+        if (kind, group) not in self._lists:
+            self._lists[kind, group] = Steady(make())
+        return self._lists[kind, group]
+
+    def _dense(self, gradient: Gradient, group: tuple[int, ...]) -> list[Tensor]:
         """The gradients of a group; zeros for a parameter that this pass did not reach and another one did."""
         return [torch.zeros_like(self._weights[i]) if gradient[i] is None else gradient[i] for i in group]
 

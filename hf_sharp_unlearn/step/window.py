@@ -39,10 +39,11 @@ from torch import Tensor, nn
 
 from ..data import COUNTS
 from ..kernels.checks import layout
-from ..runtime import Buffers, RngState, all_reduce_mean, all_true, broadcast_first, fill_missing, forget_casts
+from ..runtime import RngState, all_reduce_mean, all_true, broadcast_first, fill_missing, forget_casts
 from .context import StepContext
 from .sharpness import Sharpness
-from .sweeps import Gradient, Sweeps
+from .structure import Structure
+from .sweeps import Gradient
 
 # A term of the objective that needs no data: parameters -> (value, gradient).
 Penalty = Callable[[list[nn.Parameter]], tuple[Tensor, list[Tensor]]]
@@ -51,29 +52,28 @@ Penalty = Callable[[list[nn.Parameter]], tuple[Tensor, list[Tensor]]]
 class Window:
     """See the module's docstring.
 
-    batches: the micro-batches, on the device. step: number of the optimizer step, counted from 1, for error messages.
-    progress: share of the run's steps that lie behind, in [0, 1).
+    structure: parameters, sweeps and buffers, kept from step to step. batches: the micro-batches, on the device.
+    step: number of the optimizer step, counted from 1, for error messages. progress: share of the run's steps that lie
+    behind, in [0, 1).
     """
 
-    def __init__(self, context: StepContext, batches: Sequence[Mapping[str, Any]], step: int, progress: float):
+    def __init__(
+        self,
+        context: StepContext,
+        structure: Structure,
+        batches: Sequence[Mapping[str, Any]],
+        step: int,
+        progress: float,
+    ):
         self.batches, self.step, self.progress = batches, step, progress
         self.model, self.loss, self.accelerator = context.model, context.loss, context.accelerator
         self.sync, self.population = context.sync, context.population
-        named = context.trainable()
-        self.params = list(named.values())
+        self.params, self.sweeps, self._buffers = structure.params, structure.sweeps, structure.buffers
+        self.sweeps.cosines.clear()
         self._device = self.params[0].device
-        self.sweeps = Sweeps(
-            self.params,
-            None if context.masks is None else [context.masks[name] for name in named],
-            context.kernels,
-            context.shadows,
-            context.in_place,
-            context.measure,
-        )
         self.scaled = getattr(self.accelerator, "scaler", None) is not None
         self.objective: Tensor | None = None  # the window's objective and stream losses, clean, shares of this process
         self.stream_losses: dict[str, Tensor] = {}
-        self._buffers = Buffers(context.module)
         self._buffers_at_start = self._clean = self._buffers.take("at the start of the step")
         self._squares: Tensor | None = None  # of the step's gradient, where a sweep has read it anyway
         self._unread: list[tuple[str, Mapping[str, Tensor]]] = []  # losses of passes, for one reading with others
@@ -179,7 +179,7 @@ class Window:
         length: || T g ||, if it is known."""
         if length is None:
             (length,) = self.lengths(sharpness, (gradient, inside))
-        if self.sweeps.in_place:  # a buffer can be a view of a weight: what it held at w is not to be put back at w + eps
+        if self.sweeps.in_place:  # a buffer can be a view of a weight: it is not to be put back to w at w + eps
             self._clean = None
         try:
             if length > 0:

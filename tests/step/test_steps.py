@@ -1,5 +1,7 @@
 """A step needs no Trainer: what a run fixes and what a step adds, handed over as they are."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -7,10 +9,11 @@ from formulas import FORGET, RETAIN, gradient_at, masks_for
 from parts import Mlp, weights_of
 from transformers import default_data_collator as collate
 
-from hf_sharp_unlearn import NegGradPlus, SalUn, SharpMinMax
+from hf_sharp_unlearn import SAM, NegGradPlus, SalUn, SharpMinMax
 from hf_sharp_unlearn.data import COUNTS
 from hf_sharp_unlearn.kernels import reference
 from hf_sharp_unlearn.step import Losses, PendingWindow, StepContext, Steps, Update, checked_norm
+from hf_sharp_unlearn.step.structure import Structure
 
 
 @pytest.fixture
@@ -64,6 +67,58 @@ def test_the_context_is_made_once_and_its_shadows_are_kept(accelerator):
     model.second.bias.requires_grad_(False)
     with pytest.raises(ValueError, match="requires_grad was changed after the run began"):
         steps.make([micro_batch()], 3, 0.5)
+
+
+def changed_weight(model):
+    model.first.weight.data = model.first.weight.data.clone()
+
+
+def changed_module(model):
+    model.first = deepcopy(model.first)
+
+
+def changed_parameter(model):
+    model.first.weight = torch.nn.Parameter(model.first.weight.detach().clone())
+
+
+def changed_flag(model):
+    model.second.bias.requires_grad_(False)
+
+
+def more_buffers(model):
+    model.register_buffer("count", torch.zeros(()))
+
+
+@pytest.mark.parametrize("change", [changed_weight, changed_module, changed_parameter, changed_flag, more_buffers])
+def test_what_a_step_works_on_is_made_again_only_if_the_model_has_changed(accelerator, monkeypatch, change):
+    made = []
+
+    class Counted(Structure):
+        def __init__(self, context):
+            made.append(1)
+            super().__init__(context)
+
+    monkeypatch.setattr("hf_sharp_unlearn.step.steps.Structure", Counted)
+    model, method = Mlp(), NegGradPlus(0.8, SAM(0.1))
+    steps = Steps(context_of(model, accelerator, method), method.step)
+    for number in (1, 2, 3):
+        steps.make([micro_batch()], number, 0.0)
+        with torch.no_grad():
+            model.first.weight.add_(0.1)  # as an optimizer does
+    assert len(made) == 1
+    change(model)
+    model.zero_grad()
+    steps.make([micro_batch()], 4, 0.0)
+    model.zero_grad()
+    steps.make([micro_batch()], 5, 0.0)
+    assert len(made) == 2
+    fresh = deepcopy(model)
+    fresh.zero_grad()
+    other = Steps(context_of(fresh, accelerator, method), method.step)
+    other.make([micro_batch()], 1, 0.0)
+    for weight, expected in zip(model.parameters(), fresh.parameters(), strict=True):
+        assert (weight.grad is None) == (expected.grad is None)
+        assert weight.grad is None or torch.equal(weight.grad, expected.grad)
 
 
 def test_a_norm_that_is_not_finite_undoes_the_step(accelerator):

@@ -197,7 +197,7 @@ def test_a_step_is_at_most_12_launches_and_86_bytes_a_parameter(make_trainer, li
 @pytest.mark.filterwarnings("ignore:.*independent of the scale")
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw_torch"])
 def test_no_table_is_made_from_the_tenth_step_on(make_trainer, optimizer):
-    """Gradients get other addresses in every step, AdamW other numbers: they are written into the tables that are kept."""
+    """Gradients get other addresses in every step, AdamW other numbers: they are written into tables that are kept."""
     rebuilds, rewrites = [], []
 
     class Count(TrainerCallback):

@@ -1,5 +1,5 @@
-"""What a step asks of the host besides forward and backward: how often it waits for the device, how many small kernels it
-launches. Counted on the CPU, where the same calls are made."""
+"""What a step asks of the host besides forward and backward: how often it waits for the device, how many small kernels
+it launches. Counted on the CPU, where the same calls are made."""
 
 import sys
 

@@ -57,5 +57,5 @@ class Rewritten:
 
 
 def upload(values: Tensor, device: torch.device) -> Tensor:
-    """One copy of numbers that do not change; the host does not wait, torch keeps the pinned memory until it is done."""
+    """A copy of numbers that do not change. The host does not wait; torch keeps the pinned memory until it is done."""
     return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
