@@ -19,7 +19,7 @@ known of a list never comes from its `id()`: it stays true whatever tensors the 
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, count
 from operator import attrgetter
 from typing import NamedTuple
@@ -164,8 +164,13 @@ def _read(row: Sequence[Tensor]) -> tuple[int, Tensor]:
 def _facts(row: Sequence[Tensor]) -> int:
     # Strides only where tensors are not contiguous: else shapes say it all, and this is read in every sweep.
     order = None if all(map(Tensor.is_contiguous, row)) else tuple(map(Tensor.stride, row))
-    facts = *map(_shape, row), *map(_dtype, row), *map(_device, row), order
+    facts = tuple(map(_shape, row)), _one_or_all(map(_dtype, row)), _one_or_all(map(_device, row)), order
     return _facts_seen.find(facts, lambda: next(_names))
+
+
+def _one_or_all(values: Iterable) -> tuple:
+    values = list(values)
+    return (values[0],) if values.count(values[0]) == len(values) else tuple(values)
 
 
 def _addresses(row: Sequence[Tensor]) -> Tensor:
