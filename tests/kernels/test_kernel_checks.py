@@ -178,3 +178,29 @@ def test_backend_for_takes_refuses_and_falls_back(monkeypatch):
         assert backend_for(cuda) is package.reference
     with pytest.raises(ValueError, match="Triton cannot be imported"):
         backend_for(cuda, name="triton")
+
+
+def test_a_trial_launch_that_failed_once_is_tried_again_and_a_success_is_remembered(monkeypatch):
+    """Want of memory passes; a process must not compute on 'reference' for good because of it."""
+    calls = []
+
+    class Backend:
+        @staticmethod
+        def norms(weights, gradients, etas):
+            calls.append(1)
+            if len(calls) == 1:
+                raise RuntimeError("out of memory")
+            return torch.tensor([15.0 if len(calls) == 2 else 16.0])
+
+    class Module:
+        is_available = staticmethod(lambda: True)
+        current_device = staticmethod(lambda: 0)
+
+    ones = torch.ones
+    monkeypatch.setattr(torch, "get_device_module", lambda device: Module)
+    monkeypatch.setattr(torch, "ones", lambda size, device: ones(size))
+    monkeypatch.setattr(package, "_tried", set())
+    assert "out of memory" in package._trial(Backend, torch.device("cuda"))
+    assert "wrong sum" in package._trial(Backend, torch.device("cuda"))
+    assert [package._trial(Backend, torch.device(name)) for name in ("cuda", "cuda", "cuda:0")] == [None] * 3
+    assert len(calls) == 3

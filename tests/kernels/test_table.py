@@ -196,3 +196,14 @@ def test_the_meter_counts_launches_and_bytes():
     assert meter.launches == 10 and meter.bytes == 41 * n
     triton.displace(w, g, out, [None, None], 1.0)
     assert meter.launches == 10, "nothing is counted outside the block"
+
+
+@pytest.mark.parametrize(("span", "levels"), [(1 << 12, 1), (16, 2), (4, 4)])
+def test_partial_sums_are_added_up_in_as_many_levels_as_they_need(monkeypatch, span, levels):
+    """65 chunks; a program adds up `span` of them. Eight billion parameters have half a million."""
+    triton = load("triton")
+    monkeypatch.setattr("hf_sharp_unlearn.kernels.launch.SPAN", span)
+    g = [torch.full((65 * 16384,), 2.0, device=DEVICE)]
+    with metered() as meter:
+        assert triton.norms(g, [g, g], [None]).tolist() == [4.0 * g[0].numel()] * 2
+    assert meter.sweeps[-1] == ("finish", levels, 0)

@@ -9,7 +9,6 @@ Every backend is a module with the functions of `reference.py` and the same sign
                 TRITON_INTERPRET=1 it runs on the CPU, slowly, for tests.
 """
 
-import functools
 import importlib
 import warnings
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ GPUS = ("cuda", "xpu")  # torch calls ROCm devices "cuda"
 __all__ = ["AdamW", "BACKENDS", "Direction", "Meter", "SGD", "backend_for", "load", "metered", "reference", "tiled"]
 
 _said: set[str] = set()
+_tried: set[torch.device] = set()  # where a trial launch went well
 
 
 def load(name: str) -> ModuleType:
@@ -56,18 +56,24 @@ def backend_for(device: torch.device, weights: Sequence[torch.Tensor] = (), name
     return reference if reason else load(wanted)
 
 
-@functools.cache
 def _trial(backend: ModuleType, device: torch.device) -> str | None:
-    """Triton compiles when it first launches: without a C compiler, or on a GPU that it does not know, that fails."""
+    """Triton compiles when it first launches: without a C compiler, or on a GPU that it does not know, that fails.
+
+    Only a success is remembered: a failure may be a passing one, as for want of memory."""
     if device.type not in GPUS or not torch.get_device_module(device).is_available():
+        return None
+    if device.index is None:
+        device = torch.device(device.type, torch.get_device_module(device).current_device())
+    if device in _tried:
         return None
     try:
         one = [torch.ones(16, device=device)]
-        if backend.norms(one, [one], [None]).item() == 16:
-            return None
-        return "a trial launch gave a wrong sum."
+        if backend.norms(one, [one], [None]).item() != 16:
+            return "a trial launch gave a wrong sum."
     except Exception as error:  # whatever the compiler or the driver raises
         return f"a trial launch failed ({type(error).__name__}: {error})."
+    _tried.add(device)
+    return None
 
 
 def _obstacle(name: str, device: torch.device, weights: Sequence[torch.Tensor]) -> str | None:
