@@ -49,6 +49,14 @@ class UnlearningArguments(TrainingArguments):
             "one that was meant: 1 unless the weights' precision swallows it. Costs a float64 sweep a perturbation."
         },
     )
+    in_place: bool = field(
+        default=False,
+        metadata={
+            "help": "Perturb weights where they lie, instead of pointing parameters at perturbed copies; 16 bytes a "
+            "parameter and perturbation more. Needed if something of yours reads weights by address, a CUDA graph that "
+            "you captured for instance: it would not see the perturbation. `torch_compile` does it by itself."
+        },
+    )
     eval_retain_samples: int = field(
         default=5000,
         metadata={"help": "Size of the fixed subsample of the retain set that `evaluate` reports on."},

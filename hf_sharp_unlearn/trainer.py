@@ -599,7 +599,7 @@ class UnlearningTrainer(Trainer):
             kernels=kernels,
             masks=None if self.partition is None else step.packed(self.partition.masks, self.model, kernels),
             sync=self.args.sync_perturbation,
-            in_place=step.moves_in_place(self.model, bool(self.args.torch_compile)),
+            in_place=step.moves_in_place(self.model, bool(self.args.torch_compile or self.args.in_place)),
             measure=self.args.log_perturbation,
             population=self._population() if self.method.single_step else None,
         )

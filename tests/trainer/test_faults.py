@@ -208,6 +208,22 @@ def test_in_place_and_shadow_are_the_same_step(make_trainer, monkeypatch, method
     assert_same(*ends)
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_in_place_keeps_the_addresses_that_a_captured_graph_reads(make_trainer, in_place):
+    """In the passes, and perturbed there all the same."""
+    seen = set()
+
+    def look(model, inputs):
+        weight = model.head.weight
+        seen.add((weight.data_ptr(), tuple(weight.detach().flatten().tolist())))
+
+    trainer = make_trainer(METHODS[1], model=BatchNormNet(), data=DATA, max_steps=1, in_place=in_place)
+    trainer.model.register_forward_pre_hook(look)
+    trainer.train()
+    addresses, values = ({pair[k] for pair in seen} for k in (0, 1))
+    assert (len(addresses) == 1) == in_place and len(values) > 1
+
+
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_only_clean_retain_passes_move_batchnorm(make_trainer, method):
     """Statistics after a run are those of the retain batches alone, forwarded at the unperturbed weights."""
