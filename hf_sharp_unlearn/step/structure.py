@@ -35,8 +35,8 @@ class Structure:
             (module, list(module._modules.values()), list(module._parameters.values()), list(module._buffers))
             for module in context.module.modules()
         ]
-        self._flags = [weight.requires_grad for weight in context.module.parameters()]
         self._all = list(context.module.parameters())
+        self._flags = [weight.requires_grad for weight in self._all]
 
     def holds(self) -> bool:
         """True while the model is what it was when this was made, weights' values and buffers' contents apart."""

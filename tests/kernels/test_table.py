@@ -5,6 +5,7 @@ import torch
 from kernel_parts import DEVICE
 
 from hf_sharp_unlearn.kernels import SGD, Direction, load, metered
+from hf_sharp_unlearn.kernels.staging import Rewritten
 from hf_sharp_unlearn.kernels.table import Steady, is_vector, numbers, table_of
 
 
@@ -207,3 +208,22 @@ def test_partial_sums_are_added_up_in_as_many_levels_as_they_need(monkeypatch, s
     with metered() as meter:
         assert triton.norms(g, [g, g], [None]).tolist() == [4.0 * g[0].numel()] * 2
     assert meter.sweeps[-1] == ("finish", levels, 0)
+
+
+def test_an_interrupt_while_addresses_or_numbers_are_written_leaves_nothing_stale(monkeypatch):
+    """The old ones asked for again afterwards are written again: what the device holds is not known."""
+    first, second = [block(64)], [block(64)]
+    place, write = table(first), Rewritten.write
+    memory = numbers("interrupted", [1.0], DEVICE)
+
+    def interrupted(self, value):
+        write(self, value)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rewritten, "write", interrupted)
+        for call in (lambda: table(second), lambda: numbers("interrupted", [2.0], DEVICE)):
+            with pytest.raises(KeyboardInterrupt):
+                call()
+    assert table(first).pointers.tolist() == [[first[0].data_ptr()]] and table(first).pointers is place.pointers
+    assert numbers("interrupted", [1.0], DEVICE).tolist() == [[1.0]] and memory.tolist() == [[1.0]]

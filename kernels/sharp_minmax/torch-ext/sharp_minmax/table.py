@@ -98,7 +98,7 @@ class _Slot:
         self._pointers = pointers
         self._memory = Rewritten(pointers, device)
         self._vector = is_vector(pointers, self._numels)
-        self.table = self._cut()
+        self.table = self._cut(self._vector)
 
     def move(self, pointers: Tensor, check: Callable[[], object]) -> None:
         """Serve the same kind of tensors at these addresses; `check()` is called if they may overlap, and raises."""
@@ -106,12 +106,12 @@ class _Slot:
             return
         if self._overlap(pointers):
             check()
+        self._pointers = torch.full_like(pointers, -1)  # unknown, should the writing be interrupted
         self._memory.write(pointers)
-        self._pointers = pointers
         vector = is_vector(pointers, self._numels)
         if not torch.equal(vector, self._vector):  # a view that is less aligned: into a DDP bucket, say
-            self._vector = vector
-            self.table = self._cut()
+            self.table, self._vector = self._cut(vector), vector
+        self._pointers = pointers
 
     def _overlap(self, pointers: Tensor) -> bool:
         if not self._written or torch.equal(pointers[self._written], self._pointers[self._written]):
@@ -122,9 +122,9 @@ class _Slot:
         ends = starts + self._sizes[full][order]
         return bool((starts[1:] < ends[:-1]).any())
 
-    def _cut(self) -> Table:
-        key = *self._numels.tolist(), *self._vector.tolist(), *self._where
-        cut = _chunk_lists.find(key, lambda: _cut(self._numels, self._vector, *self._where[:2]))
+    def _cut(self, vector: Tensor) -> Table:
+        key = *self._numels.tolist(), *vector.tolist(), *self._where
+        cut = _chunk_lists.find(key, lambda: _cut(self._numels, vector, *self._where[:2]))
         return Table(self._memory.tensor, *cut)
 
 
@@ -196,13 +196,15 @@ def numbers(name: str, values: list, device: torch.device) -> Tensor:
     many of that kind. Written again where they have changed."""
     width = len(values[0]) if isinstance(values[0], tuple) else 1
     key = name, len(values), width, device, stream_of(device)
-    memory, last = _numbers.find(key, lambda: [None, None])
+    entry = _numbers.find(key, lambda: [None, None])  # memory, and what is in it
+    memory, last = entry
     if values != last:
+        entry[1] = None  # unknown, should the writing be interrupted
         flat = torch.frombuffer(array("f", chain.from_iterable(values) if width > 1 else values), dtype=torch.float32)
         flat = flat.view(len(values), width)
         if memory is None:
             memory = Rewritten(flat, device)
         else:
             memory.write(flat)
-        _numbers[key][:] = memory, list(values)
+        entry[:] = memory, list(values)
     return memory.tensor
