@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..kernels import Direction
-from ..kernels.direction import NARROW
+from .calls import Call, Calls, wide
 
 
 class _Staged(NamedTuple):
@@ -38,7 +38,9 @@ class _Sweeping:
     """What both optimizers share: staging, grouping into calls, state in float32."""
 
     _torch: type[torch.optim.Optimizer]
-    _staged: _Staged | None = None  # on the class: a copy or a pickle of an optimizer has nothing staged
+    # On the class: a copy or a pickle of an optimizer has nothing staged, and knows nothing of the other's weights.
+    _staged: _Staged | None = None
+    _known: Calls | None = None
     _amp = False
 
     @property
@@ -47,8 +49,8 @@ class _Sweeping:
         return not any(group.get(option) for group in self.param_groups for option in ("amsgrad", "differentiable"))
 
     def unstage(self) -> None:
-        """Forget what was staged: the next `step()` is torch's."""
-        self._staged = None
+        """Forget what was staged: the next `step()` is torch's. Memory of weights that were moved away is let go."""
+        self._staged = self._known = None
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -124,7 +126,7 @@ class _Sweeping:
         return any(
             value.dtype == torch.float32
             for weight, state in self.state.items()
-            if _wide(weight) != weight.dtype
+            if wide(weight) != weight.dtype
             for name, value in state.items()
             if name != "step" and torch.is_tensor(value)
         )
@@ -137,33 +139,31 @@ class _Sweeping:
         if weights is None:
             weights = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
             direction = Direction(r0=[weight.grad for weight in weights])
-        groups = {id(p): group for group in self.param_groups for p in group["params"]}
-        calls = defaultdict(list)
-        for i, weight in enumerate(weights):
-            group = groups[id(weight)]
-            calls[weight.device, weight.dtype, bool(group.get("momentum")), group["maximize"]].append(i)
+        if self._known is None or not self._known.hold(weights, self.param_groups):
+            self._known = Calls(weights, self.param_groups)
         total = torch.zeros((), dtype=torch.float64) if staged.norm else None
-        for (device, _, _, maximize), indices in calls.items():
+        for call in self._known.calls:
+            device = call.weights[0].device
             backend = staged.backend
             if isinstance(backend, str):
-                backend = kernels.backend_for(device, [weights[i] for i in indices], backend)
-            taken = [weights[i].detach() for i in indices]
+                backend = kernels.backend_for(device, call.weights, backend)
+            whole = len(call.indices) == len(weights)
             lists = direction._asdict()
             for name in ("r0", "r1", "f0", "f1", "masks"):
-                lists[name] = None if lists[name] is None else [lists[name][i] for i in indices]
-            found = found_inf
+                if lists[name] is not None and not whole:
+                    lists[name] = [lists[name][i] for i in call.indices]
+            mine, found = Direction(**lists), found_inf
             if found is not None and staged.direction is not None:  # the scaler looked at `.grad`, not at these lists
-                found = found.to(device, torch.float32) + _not_finite(backend, taken, Direction(**lists))
+                found = found.to(device, torch.float32) + _not_finite(backend, call.weights, mine)
             squares = self._update(
                 backend,
-                taken,
-                Direction(**lists),
-                [(self.state[weights[i]], groups[id(weights[i])]) for i in indices],
-                scale=-staged.scale if maximize else staged.scale,
+                call,
+                mine,
+                scale=-staged.scale if self.param_groups[call.places[0]]["maximize"] else staged.scale,
                 grad_scale=grad_scale,
                 found_inf=found,
                 norm=staged.norm,
-                backups=None if staged.backups is None else [staged.backups[i] for i in indices],
+                backups=None if staged.backups is None else [staged.backups[i] for i in call.indices],
             )
             if staged.norm:
                 total = total.to(squares.device) + squares
@@ -176,8 +176,8 @@ class _Sweeping:
         saved = [key for group in state_dict["param_groups"] for key in group["params"]]
         for weight, key in zip(mine, saved, strict=True):
             for name, value in state_dict["state"].get(key, {}).items():
-                if weight.dtype != _wide(weight) and torch.is_tensor(value) and value.shape == weight.shape:
-                    self.state[weight][name] = value.to(weight.device, _wide(weight), copy=True)
+                if weight.dtype != wide(weight) and torch.is_tensor(value) and value.shape == weight.shape:
+                    self.state[weight][name] = value.to(weight.device, wide(weight), copy=True)
 
 
 def _not_finite(backend: ModuleType, weights: list[Tensor], direction: Direction) -> Tensor:
@@ -186,41 +186,33 @@ def _not_finite(backend: ModuleType, weights: list[Tensor], direction: Direction
     return (~torch.stack(sums).isfinite().all()).to(weights[0].device, torch.float32)
 
 
-def _wide(weight: Tensor) -> torch.dtype:
-    return torch.float32 if weight.dtype in NARROW else weight.dtype
-
-
-def _moment(state: dict, name: str, weight: Tensor) -> Tensor:
-    """The weight's moment `name`, in float32 and in the weight's memory order; zeros at its first step."""
-    value = state.get(name)
-    if value is None:
-        value = torch.zeros_like(weight, dtype=_wide(weight), requires_grad=False)
-    elif value.dtype != _wide(weight) or value.stride() != weight.stride():
-        value = torch.empty_like(weight, dtype=_wide(weight), requires_grad=False).copy_(value)
-    state[name] = value
-    return value
-
-
 class SGD(_Sweeping, torch.optim.SGD):
     """torch.optim.SGD with a one-sweep step (momentum, dampening, Nesterov, weight decay, maximize)."""
 
     _torch = torch.optim.SGD
 
-    def _update(self, backend, weights, direction, owners, **options) -> Tensor:
-        rules, momenta = [], []
-        fresh = [state for state, group in owners if group["momentum"] and state.get("momentum_buffer") is None]
-        for weight, (state, group) in zip(weights, owners, strict=True):
-            dampening = 0.0 if state.get("momentum_buffer") is None else group["dampening"]
-            numbers = float(group["lr"]), group["momentum"], dampening, group["weight_decay"], group["nesterov"]
-            rules.append(kernels.SGD(*numbers))
-            if group["momentum"]:
-                momenta.append(_moment(state, "momentum_buffer", weight))
+    def _update(self, backend: ModuleType, call: Call, direction: Direction, **options: Any) -> Tensor | None:
+        states = [self.state[param] for param in call.params]
+        fresh, momenta = [], None
+        if self.param_groups[call.places[0]]["momentum"]:
+            fresh = [state.get("momentum_buffer") is None for state in states]
+            momenta = call.moments(states, "momentum_buffer")
+        later = [kernels.SGD(*map(float, numbers), nesterov) for *numbers, nesterov in map(_sgd, self.param_groups)]
+        first = [rule._replace(dampening=0.0) for rule in later]
+        rules = [later[place] for place in call.places]
+        if any(fresh):
+            rules = [(first if new else later)[place] for place, new in zip(call.places, fresh, strict=True)]
         skipped = options["found_inf"] is not None and options["found_inf"] != 0
-        total = backend.sgd(weights, direction, momenta or None, rules, **options)
+        total = backend.sgd(call.weights, direction, momenta, rules, **options)
         if skipped:  # no first step has been made: a buffer of zeros must not look like one
-            for state in fresh:
-                del state["momentum_buffer"]
+            for state, new in zip(states, fresh, strict=False):
+                if new:
+                    del state["momentum_buffer"]
         return total
+
+
+def _sgd(group: dict) -> tuple:
+    return group["lr"], group["momentum"], group["dampening"], group["weight_decay"], group["nesterov"]
 
 
 class AdamW(_Sweeping, torch.optim.AdamW):
@@ -228,24 +220,28 @@ class AdamW(_Sweeping, torch.optim.AdamW):
 
     _torch = torch.optim.AdamW
 
-    def _update(self, backend, weights, direction, owners, **options) -> Tensor:
-        averages, squares, rules = [], [], []
-        counters = []
-        for weight, (state, group) in zip(weights, owners, strict=True):
+    def _update(self, backend: ModuleType, call: Call, direction: Direction, **options: Any) -> Tensor | None:
+        states = [self.state[param] for param in call.params]
+        groups = [self.param_groups[place] for place in call.places]
+        for state, group, weight in zip(states, groups, call.weights, strict=True):
             if "step" not in state:
                 where = weight.device if group.get("fused") or group.get("capturable") else "cpu"  # as torch has it
                 state["step"] = torch.zeros((), dtype=torch.float32, device=where)
-            counters.append(state["step"])
-        for weight, (state, group), count in zip(weights, owners, _counts(counters), strict=True):
-            averages.append(_moment(state, "exp_avg", weight))
-            squares.append(_moment(state, "exp_avg_sq", weight))
-            betas = map(float, group["betas"])
-            rules.append(kernels.AdamW(float(group["lr"]), *betas, group["eps"], group["weight_decay"], int(count) + 1))
-        total = backend.adamw(weights, direction, averages, squares, rules, **options)
+        counters = [state["step"] for state in states]
+        counts = list(zip(call.places, map(int, _counts(counters)), strict=True))
+        known = {key: _adamw(self.param_groups[key[0]], key[1] + 1) for key in set(counts)}  # most share one
+        rules = [known[key] for key in counts]
+        averages, squares = (call.moments(states, name) for name in ("exp_avg", "exp_avg_sq"))
+        total = backend.adamw(call.weights, direction, averages, squares, rules, **options)
         if options["found_inf"] is None or options["found_inf"] == 0:
             for device in {count.device for count in counters}:
-                torch._foreach_add_([count for count in counters if count.device == device], 1)
+                one = torch.ones((), device=device)  # a number would be made a tensor again for each of them
+                torch._foreach_add_([count for count in counters if count.device == device], one)
         return total
+
+
+def _adamw(group: dict, step: int) -> kernels.AdamW:
+    return kernels.AdamW(float(group["lr"]), *map(float, group["betas"]), group["eps"], group["weight_decay"], step)
 
 
 def _counts(steps: Sequence[Tensor]) -> list[float]:

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from kernel_parts import DEVICE, assert_equal, bool_masks, copies, tensors
+from kernel_parts import DEVICE, HERE, assert_equal, bool_masks, copies, tensors
 from optim_parts import each, groups, parameters, run, staged
 
 from hf_sharp_unlearn.kernels import Direction, reference
@@ -131,3 +131,67 @@ def test_a_staged_step_with_a_fused_group_keeps_its_counter_where_torch_wants_it
     assert optimizer.state[param]["step"].device == param.device and optimizer.state[param]["step"] == 1
     optimizer.step()
     assert optimizer.state[param]["step"] == 2
+
+
+def moved_away(params, optimizer):
+    for param in params[::2]:
+        param.data = param.data.clone()
+
+
+def loaded(params, optimizer):
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
+def regrouped(params, optimizer):
+    *others, last = optimizer.param_groups
+    moved = last["params"].pop()
+    optimizer.param_groups[0]["params"].append(moved)
+
+
+def border_moved(params, optimizer):
+    """The order of the weights stays."""
+    first, second = (group["params"] for group in optimizer.param_groups)
+    second.insert(0, first.pop())
+
+
+def reset(params, optimizer):
+    del optimizer.state[params[1]]
+
+
+def moments_moved(params, optimizer):
+    for state in optimizer.state.values():
+        for value in state.values():
+            if torch.is_tensor(value):
+                value.data = value.data.clone()
+
+
+def replaced(params, optimizer):
+    for group in optimizer.param_groups:
+        group["lr"] *= 0.5
+
+
+def turned(params, optimizer):
+    optimizer.param_groups[-1]["maximize"] = True
+
+
+@each
+@pytest.mark.parametrize(
+    "change", [moved_away, loaded, regrouped, border_moved, reset, moments_moved, replaced, turned]
+)
+def test_what_is_kept_between_steps_follows_the_optimizer(cls, options, change):
+    """The same steps with nothing kept: the optimizer forgets before each of them."""
+    ends = []
+    for forgets in (True, False):
+        params = parameters()
+        optimizer = cls(groups(params), **options)
+        for step in range(3):
+            for param, grad in zip(params, tensors(50 + step), strict=True):
+                param.grad = grad
+            if step:
+                change(params, optimizer)
+            if forgets:
+                optimizer.unstage()
+            optimizer.stage(backend=HERE[-1])
+            optimizer.step()
+        ends.append(params)
+    assert_equal(*ends)

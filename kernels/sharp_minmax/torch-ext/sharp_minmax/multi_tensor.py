@@ -198,15 +198,19 @@ def sgd(
     def check() -> None:
         check_update(weights, direction, {"momenta": momenta}, rules, backups, torch.bool, dense=True)
 
-    moving = [bool(rule.momentum) for rule in rules]
+    kinds = _distinct(rules)
+    moving = [bool(rule.momentum) for rule in kinds]
     if any(moving) and (momenta is None or not all(moving)):
         check()
-    flat = [(r.lr, r.momentum, 1 - r.dampening, r.weight_decay, float(r.nesterov), 0.0, 0.0, 0.0) for r in rules]
+    numbers_of = {
+        id(r): (r.lr, r.momentum, 1 - r.dampening, r.weight_decay, float(r.nesterov), 0.0, 0.0, 0.0) for r in kinds
+    }
+    flat = [numbers_of[id(rule)] for rule in rules]
     flags = {
         "ADAM": False,
         "NORM": norm,
         "MOMENTUM": any(moving),
-        "DECAY": any(r.weight_decay for r in rules),
+        "DECAY": any(r.weight_decay for r in kinds),
     }
     states = [momenta if flags["MOMENTUM"] else None, None]
     return _update("sgd", weights, direction, states, flat, flags, scale, grad_scale, found_inf, backups, check)
@@ -230,11 +234,16 @@ def adamw(
     def check() -> None:
         check_update(weights, direction, states, rules, backups, torch.bool, dense=True)
 
-    factors = {rule: (*rule.factors(), 0.0) for rule in set(rules)}  # most weights share a rule
-    flat = [factors[rule] for rule in rules]
+    factors = {id(rule): (*rule.factors(), 0.0) for rule in _distinct(rules)}
+    flat = [factors[id(rule)] for rule in rules]
     flags = {"ADAM": True, "NORM": norm, "MOMENTUM": False, "DECAY": False}
     rows = list(states.values())
     return _update("adamw", weights, direction, rows, flat, flags, scale, grad_scale, found_inf, backups, check)
+
+
+def _distinct(rules: Sequence[SGD] | Sequence[AdamW]) -> list:
+    """Each object once: most weights share a rule."""
+    return list({id(rule): rule for rule in rules}.values())
 
 
 def _update(
