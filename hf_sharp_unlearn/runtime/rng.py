@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,14 +47,37 @@ class RngState:
     """A snapshot of every generator that a forward pass may draw from (dropout, stochastic depth, layer drop)."""
 
     def __init__(self, device: torch.device):
-        self._device = device if device.type not in ("cpu", "meta") else None
-        self._host = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        if self._device is not None:
-            self._accelerator = torch.get_device_module(self._device).get_rng_state(self._device)
+        self._generators = _generators(device)
+        self._states = {name: get() for name, (get, _) in self._generators.items()}
 
-    def restore(self) -> None:
-        random.setstate(self._host[0])
-        np.random.set_state(self._host[1])
-        torch.set_rng_state(self._host[2])
-        if self._device is not None:
-            torch.get_device_module(self._device).set_rng_state(self._accelerator, self._device)
+    def restore(self, names: Iterable[str] | None = None) -> None:
+        """Put the generators back, or those of these names only."""
+        for name in self._states if names is None else names:
+            self._generators[name][1](self._states[name])
+
+    def moved(self, later: "RngState") -> list[str]:
+        """Names of the generators whose state is another one in the later snapshot."""
+        return [name for name, state in self._states.items() if not _equal(state, later._states[name])]
+
+
+def _generators(device: torch.device) -> dict[str, tuple[Callable[[], Any], Callable[[Any], None]]]:
+    """(read, write) of each generator, by name."""
+    found = {
+        "python": (random.getstate, random.setstate),
+        "numpy": (np.random.get_state, np.random.set_state),
+        "torch": (torch.get_rng_state, torch.set_rng_state),
+    }
+    if device.type not in ("cpu", "meta"):
+        module = torch.get_device_module(device)
+        found[device.type] = partial(module.get_rng_state, device), partial(module.set_rng_state, device=device)
+    return found
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(_equal, a, b)) if any(map(_is_array, a)) else a == b
+    return torch.equal(a, b) if torch.is_tensor(a) else np.array_equal(a, b)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)

@@ -17,8 +17,8 @@ Rules every pass obeys
                  weighted by its share of the items. 8 x 4 equals 32 x 1, ragged windows included.
     BatchNorm    only clean passes over retain data (and over the union) move buffers; after any other pass all buffers
                  are put back.
-    RNG          a second pass (again=True) replays the generators of its first, pass by pass; afterwards they stand
-                 where the clean passes left them.
+    RNG          a second pass (again=True) replays the generators that its first one moved, pass by pass; afterwards
+                 they stand where the clean passes left them.
     DDP          `gradient` and the perturbation use the global gradient (sync), or each process its own (local); every
                  forward and backward of a several-pass method runs inside no_sync, `leave` reduces once.
     faults       a non-finite loss or norm raises FloatingPointError on all processes together; whatever is raised,
@@ -39,8 +39,10 @@ from torch import Tensor, nn
 
 from ..data import COUNTS
 from ..kernels.checks import layout
-from ..runtime import RngState, all_reduce_mean, all_true, broadcast_first, fill_missing, forget_casts
+from ..runtime import all_reduce_mean, broadcast_first, fill_missing, forget_casts
 from .context import StepContext
+from .readings import Readings
+from .replays import Replays
 from .sharpness import Sharpness
 from .structure import Structure
 from .sweeps import Gradient
@@ -76,19 +78,18 @@ class Window:
         self.stream_losses: dict[str, Tensor] = {}
         self._buffers_at_start = self._clean = self._buffers.take("at the start of the step")
         self._squares: Tensor | None = None  # of the step's gradient, where a sweep has read it anyway
-        self._unread: list[tuple[str, Mapping[str, Tensor]]] = []  # losses of passes, for one reading with others
         self.norm: float | None = None  # of the step's gradient, if a sweep has read it; fp16 gradients are scaled
         self._processes = self.accelerator.num_processes
+        self._readings = Readings(step, self._device, self._processes)
         self._totals = self._global_counts()
-        self._replay: dict[tuple[int, str], RngState] = {}
-        self._after_clean: RngState | None = None
+        self._replays = Replays(self._device)
 
     def run(self, step: Callable[["Window"], None]) -> Tensor:
         """Run a method's step. Returns this process's share of the clean objective, a detached scalar."""
         try:
             step(self)
             if self._squares is not None and not self.scaled:  # else who takes the norm reads the losses: `settle`
-                self.norm = math.sqrt(*self._read([self._squares]))
+                self.norm = math.sqrt(*self._readings.read([self._squares]))
             broadcast_first(self._buffers.tensors() if self._processes > 1 else [], self._processes)
         except BaseException:
             try:
@@ -99,7 +100,7 @@ class Window:
             raise
         finally:
             self.batches = ()  # the trainer keeps the window until the next one: not its data
-            self._replay.clear()
+            self._replays.clear()
         return self.objective
 
     def undo(self) -> None:
@@ -112,7 +113,7 @@ class Window:
     def settle(self, norm: Tensor | float) -> float:
         """The norm of the step's gradient as a number, read with the losses that no one has read yet. Raises
         FloatingPointError for one of these."""
-        found = self._read([norm] if torch.is_tensor(norm) else [])
+        found = self._readings.read([norm] if torch.is_tensor(norm) else [])
         return found[0] if found else float(norm)
 
     # ---- verbs ----
@@ -153,7 +154,7 @@ class Window:
             total = self.add(torch._foreach_mul(gradient, coefficient), total)
             what = f"loss or gradient norm of the whole set in the {'perturbed' if again else 'clean'} pass"
             norm = float(torch.stack(torch._foreach_norm(gradient)).norm())
-            self._require_finite([(what, {f"{stream} loss": loss, f"{stream} gradient": norm})])
+            self._readings.require_finite([(what, {f"{stream} loss": loss, f"{stream} gradient": norm})])
             if not again:
                 self.stream_losses[stream] = torch.tensor(loss, device=self._device)
                 self._add_to_objective(coefficient * self.stream_losses[stream])
@@ -165,7 +166,7 @@ class Window:
         A gradient that is not finite raises; under fp16 its length is 0, and the scaler skips the step.
         """
         sums = self.sweeps.squared_lengths(sharpness, parts)
-        found = self._read(sums, "gradient norm of the perturbation")
+        found = self._readings.read(sums, None if self.scaled else "gradient norm of the perturbation")
         count = len(parts)  # one sum for each part and sweep
         lengths = [math.sqrt(sum(found[k::count])) for k in range(count)]
         tiny = sharpness.rho / torch.finfo(torch.float32).max  # rho / length must be a float32
@@ -230,14 +231,15 @@ class Window:
             if coefficient != 0 and stream in self.batches[number]
         ]
         losses: dict[str, Tensor] = {}
+        records = not again and not sync_last
+        if records:
+            self._replays.begin()
         forget_casts()  # the weights have moved since the last pass
         for place, (number, stream, coefficient) in enumerate(work):
             last = place == len(work) - 1
             context = contextlib.nullcontext() if sync_last and last else self.accelerator.no_sync(self.model)
             if again:
-                self._replay[number, stream].restore()
-            elif not sync_last:
-                self._replay[number, stream] = RngState(self._device)
+                self._replays.repeat(number, stream)
             moves = stream in ("retain", "union") and not again
             if moves:
                 self._clean = None
@@ -250,14 +252,14 @@ class Window:
             finally:
                 if not moves:
                     self._clean.put_back()
+            if records:
+                self._replays.record(number, stream)
             value = share.detach().float()
             losses[stream] = losses[stream] + value if stream in losses else value
         if again:
-            self._after_clean.restore()
-        elif not sync_last:
-            self._after_clean = RngState(self._device)
+            self._replays.end()
         if not self.scaled:
-            self._unread.append((f"loss in the {'perturbed' if again else 'clean'} pass", losses))
+            self._readings.later(f"loss in the {'perturbed' if again else 'clean'} pass", losses)
         if not again:
             self.stream_losses.update(losses)
             self._add_to_objective(sum(losses[stream] * objective[stream] for stream in losses))
@@ -299,36 +301,3 @@ class Window:
             dist.all_reduce(tensor)
             counts = tensor.tolist()
         return {stream: (max(pair[0], 1), max(pair[1], 1)) for stream, pair in zip(streams, counts, strict=True)}
-
-    def _read(self, sums: Sequence[Tensor], what: str | None = None) -> list[float]:
-        """The numbers of these tensors, read together with the losses that are unread: the host waits once.
-
-        what: their name in the error if they are not finite; None where that is no error here.
-        """
-        unread, self._unread = self._unread, []
-        flat = [value.detach().reshape(-1) for _, losses in unread for value in losses.values()]
-        flat += [value.detach().reshape(-1) for value in sums]
-        if len({value.device for value in flat}) > 1:
-            flat = [value.cpu() for value in flat]
-        numbers = torch.cat(flat).tolist() if flat else []  # float32 and float64 become float64
-        groups, place = [], 0
-        for name, losses in unread:
-            groups.append((name, dict(zip(losses, numbers[place : place + len(losses)], strict=True))))
-            place += len(losses)
-        found = numbers[place:]
-        if what is not None and not self.scaled:
-            groups.append((what, {"clean": sum(math.sqrt(number) for number in found)}))
-        self._require_finite(groups)
-        return found
-
-    def _require_finite(self, groups: Sequence[tuple[str, Mapping[str, float]]]) -> None:
-        """groups: what was computed, and its numbers by name."""
-        bad = [group for group in groups if not all(map(math.isfinite, group[1].values()))]
-        if not groups or all_true(not bad, self._device, self._processes):
-            return
-        what, numbers = (bad or groups)[0]
-        mine = ", ".join(f"{name}: {number}" for name, number in numbers.items())
-        raise FloatingPointError(
-            f"Non-finite {what} of step {self.step} ({mine}; on another process if these are finite). Weights are as "
-            "before the step. Lower the learning rate or rho, raise alpha, or check the data and the loss."
-        )
