@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames, SchedulerType
 
@@ -16,6 +17,8 @@ class UnlearningArguments(TrainingArguments):
     `learning_rate=0.01`, `lr_scheduler_type="constant"`. `per_device_train_batch_size` is the retain batch size.
     `max_grad_norm` stays at 1.0 and caps the length of an ascent step too: however steep the ascent has become, SGD
     with momentum m moves the weights at most `learning_rate * max_grad_norm / (1 - m)` a step; 0 takes the cap away.
+    Batches in pinned memory are copied to the device without waiting (`accelerator_config={"non_blocking": True}`, but
+    on MPS), and `logging_nan_inf_filter` is off unless fp16 is on.
     """
 
     optim: OptimizerNames | str = field(default="sgd", metadata={"help": "The optimizer to use."})
@@ -55,6 +58,13 @@ class UnlearningArguments(TrainingArguments):
             "help": "Perturb weights where they lie, instead of pointing parameters at perturbed copies; 16 bytes a "
             "parameter and perturbation more. Needed if something of yours reads weights by address, a CUDA graph that "
             "you captured for instance: it would not see the perturbation. `torch_compile` does it by itself."
+        },
+    )
+    logging_nan_inf_filter: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Leave losses that are not finite out of the logs. Off unless fp16 is on: a step with such a loss "
+            "is an error here, an evaluation shows it, and looking for them makes the host wait for the device."
         },
     )
     eval_retain_samples: int = field(
@@ -97,6 +107,10 @@ class UnlearningArguments(TrainingArguments):
             raise ValueError(f"retrain_seconds={self.retrain_seconds!r}: must be a number of seconds > 0.")
         if self.kernel_backend != "auto" and self.kernel_backend not in BACKENDS:
             raise ValueError(f"kernel_backend={self.kernel_backend!r}: must be 'auto' or one of {sorted(BACKENDS)}.")
+        if self.accelerator_config is None and self.dataloader_pin_memory and not torch.backends.mps.is_available():
+            self.accelerator_config = {"non_blocking": True}
         super().__post_init__()
+        if self.logging_nan_inf_filter is None:
+            self.logging_nan_inf_filter = self.fp16
         if self.optim == OptimizerNames.SGD and "momentum" not in (self.optim_args or ""):
             self.optim_args = ",".join(filter(None, [self.optim_args, "momentum=0.9"]))

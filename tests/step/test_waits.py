@@ -62,7 +62,7 @@ METHODS = [
 def test_the_host_waits_for_the_device_twice_a_step(make_trainer, monkeypatch, method, accumulation):
     """However many micro-batches: losses and norms are read together."""
     trainer = make_trainer(method, data=rows(40), max_steps=3, gradient_accumulation_steps=accumulation,
-                           logging_nan_inf_filter=False, logging_strategy="no")  # fmt: skip
+                           logging_strategy="no")  # fmt: skip
     for step in waits(monkeypatch, trainer):
         assert 1 <= len(step) <= 2, step
 

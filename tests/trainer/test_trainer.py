@@ -19,7 +19,9 @@ def test_defaults_that_differ_from_training_arguments(make_trainer, tmp_path):
     assert (args.optim, args.learning_rate, args.lr_scheduler_type) == ("sgd", 0.01, "constant")
     plain = TrainingArguments(str(tmp_path)).to_dict()
     changed = {key for key, value in args.to_dict().items() if key in plain and plain[key] != value}
-    assert changed <= {"optim", "optim_args", "learning_rate", "lr_scheduler_type"}
+    assert changed - {"lr_scheduler_type", "accelerator_config", "logging_nan_inf_filter"} == {
+        "optim", "optim_args", "learning_rate",
+    }  # fmt: skip
     trainer = make_trainer("sharp_minmax")
     assert trainer.method == SharpMinMax()
     optimizer = trainer.create_optimizer()
@@ -27,6 +29,20 @@ def test_defaults_that_differ_from_training_arguments(make_trainer, tmp_path):
     assert make_trainer("neggrad", optim_args="momentum=0.5").create_optimizer().defaults["momentum"] == 0.5
     adam = make_trainer("neggrad", optim="adamw_torch").create_optimizer()
     assert type(adam) is torch.optim.AdamW
+
+
+def test_the_host_waits_for_neither_batches_nor_a_filter_of_losses(tmp_path):
+    """Unless fp16 makes losses that are not finite an everyday thing, or memory is not pinned, or the user wishes."""
+
+    def made(**given):
+        args = UnlearningArguments(str(tmp_path), **given)
+        return args.accelerator_config.non_blocking, args.logging_nan_inf_filter
+
+    assert made() == (True, False)
+    assert made(fp16=True) == (True, True)
+    assert made(dataloader_pin_memory=False) == (False, False)
+    assert made(accelerator_config={"even_batches": True}, logging_nan_inf_filter=True) == (False, True)
+    assert made(fp16=True, logging_nan_inf_filter=False) == (True, False)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
