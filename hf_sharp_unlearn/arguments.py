@@ -49,7 +49,16 @@ class UnlearningArguments(TrainingArguments):
         default=False,
         metadata={
             "help": "Log `perturbation_cosine`, the mean cosine between the perturbation that the weights took and the "
-            "one that was meant: 1 unless the weights' precision swallows it. Costs a float64 sweep a perturbation."
+            "one that was meant: 1 unless the weights' precision swallows it; and, under bf16, fp16 or TF32, "
+            "`perturbation_cosine_cast`, the same after that rounding. Costs float64 sweeps over each perturbation."
+        },
+    )
+    full_precision_sharpness: bool = field(
+        default=False,
+        metadata={
+            "help": "Under bf16, fp16 or TF32: make all passes of a method with a sharpness in full precision, forward "
+            "and backward. What a small perturbation changes in the gradient can be less than what narrow formats "
+            "round away (docs/semantics.md has numbers). A step then costs what it costs without bf16."
         },
     )
     in_place: bool = field(

@@ -601,6 +601,7 @@ class UnlearningTrainer(Trainer):
             sync=self.args.sync_perturbation,
             in_place=step.moves_in_place(self.model, bool(self.args.torch_compile or self.args.in_place)),
             measure=self.args.log_perturbation,
+            full_precision=self.args.full_precision_sharpness and self.method.perturbation is not None,
             population=self._population() if self.method.single_step else None,
         )
 

@@ -108,7 +108,7 @@ def _word(value: Any, action: argparse.Action) -> str:
 # TrainingArguments has more than a hundred fields: topic -> how their names begin. The first that fits takes a field.
 TOPICS = {
     "unlearning": ("forget_batch", "sync_perturbation", "kernel_backend", "log_perturbation", "in_place",
-                   "eval_retain"),
+                   "full_precision", "eval_retain"),
     "optimization": ("learning_rate", "optim", "weight_decay", "adam", "max_grad", "lr_", "warmup", "num_train_epochs",
                      "max_steps", "label_smoothing", "neftune", "galore"),
     "batches and data loading": ("per_device", "gradient_accumulation", "auto_find", "dataloader", "train_sampling",

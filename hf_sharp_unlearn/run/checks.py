@@ -48,6 +48,11 @@ def check_arguments(args: Any, train_dataset: Any, method: Method) -> None:
             "train_sampling_strategy='batch_rebalance' deals its own batches to the processes, without the second "
             "stream. Use 'random', 'sequential' or 'group_by_length'."
         )
+    if args.full_precision_sharpness and args.torch_compile:
+        raise ValueError(
+            "full_precision_sharpness=True with torch_compile=True: a graph is compiled for one precision. Compile "
+            "without it, and without bf16, fp16 and tf32 for the same result."
+        )
     config = args.accelerator_config
     for name in ("split_batches", "dispatch_batches"):
         if getattr(config, name, None):

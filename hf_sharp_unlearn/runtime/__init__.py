@@ -6,7 +6,7 @@ from .buffers import Buffers, evaluating
 from .distributed import all_reduce_mean, all_sum, all_true, broadcast_first, fill_missing, on_first
 from .files import write_text, written_whole
 from .inputs import Inputs
-from .precision import forget_casts, full_precision
+from .precision import allowing_tf32, cast_in_force, forget_casts, full_precision
 from .progress import draws_bars, progress_bar
 from .rng import RngState, derive_seed, isolated_rng, seed_all, seed_host
 
@@ -17,7 +17,9 @@ __all__ = [
     "all_reduce_mean",
     "all_sum",
     "all_true",
+    "allowing_tf32",
     "broadcast_first",
+    "cast_in_force",
     "derive_seed",
     "draws_bars",
     "evaluating",

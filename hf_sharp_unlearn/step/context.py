@@ -1,5 +1,6 @@
 """What is fixed while the steps of a run are made."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels import backend_for
+from ..runtime import allowing_tf32, cast_in_force, full_precision
 from .population import Population
 from .sweeps import must_stay
 
@@ -23,7 +25,9 @@ class StepContext:
     model: what is called (DDP or compiled wrapper included). module: what owns parameters and buffers.
     accelerator: for backward, no_sync and the gradient scaler. kernels: a backend. masks: the partition by parameter
     name, as `packed` made it. sync: perturb along the gradient of all processes, not each along its own.
-    in_place, measure: see `sweeps.Sweeps`. population: whole data sets, for a method that makes one step.
+    in_place: see `sweeps.Sweeps`. measure: record there what becomes of perturbations. full_precision: make every pass
+    without autocast and TF32, whatever is in force around it. population: whole data sets, for a method that makes one
+    step.
     shadows: memory for perturbed weights, by position; it fills with the first step.
     """
 
@@ -36,8 +40,24 @@ class StepContext:
     sync: bool = True
     in_place: bool = False
     measure: bool = False
+    full_precision: bool = False
     population: Population | None = None
     shadows: dict[int, Tensor] = field(default_factory=dict)
+
+    def precision(self) -> contextlib.AbstractContextManager:
+        """What a pass runs in, backward too."""
+        stack = contextlib.ExitStack()
+        if self.full_precision:
+            stack.enter_context(full_precision(self.module))
+            stack.enter_context(allowing_tf32(False))
+        return stack
+
+    def cast(self) -> Callable[[Tensor], Tensor] | None:
+        """What products of a pass make of a weight (see `runtime.cast_in_force`)."""
+        if self.full_precision:
+            return None
+        device = next(self.module.parameters()).device
+        return cast_in_force(device, getattr(self.accelerator, "mixed_precision", None))
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that steps move, by name. Raises ValueError if they are not those of the partition."""

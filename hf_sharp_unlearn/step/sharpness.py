@@ -9,7 +9,7 @@ number, so neither the weight of a loss nor an fp16 loss scale changes it.
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,18 +74,23 @@ def realised_cosine(
     scale: float,
     masks: Sequence[Tensor] | None,
     inside: bool | None,
+    cast: Callable[[Tensor], Tensor] | None = None,
 ) -> float:
     """Cosine between the perturbation that the weights took, after - before, and the one that was meant, in [-1, 1].
 
     1 where the weights' precision holds the perturbation; far below where it rounds most of it away. In float64, tensor
     by tensor; arguments as the kernels take them, masks as any backend packs them. nan if nothing moved.
+
+    cast: what products make of a weight; the perturbation is then cast(after) - cast(before), the one that they read.
     """
     dot = real = meant = 0.0
     for i, (start, end, grad) in enumerate(zip(before, after, grads, strict=True)):
+        read, read_before = (end, start) if cast is None else (cast(end), cast(start))
+        taken = read.double() - read_before.double()
         start, moved = start.double(), torch.empty_like(start, dtype=torch.float64)
         part = None if masks is None else [masks[i] != 0]
         reference.displace([start], [grad.double()], [moved], [etas[i]], scale, part, inside)
-        wanted, taken = moved.sub_(start), end.double() - start
+        wanted = moved.sub_(start)
         dot += (wanted * taken).sum().item()
         real += taken.square().sum().item()
         meant += wanted.square().sum().item()

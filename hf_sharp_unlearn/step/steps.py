@@ -22,7 +22,7 @@ class Steps:
         self.last: Window | None = None
         self._method_step = method_step
         self._sums: dict[str, tuple[Tensor, int]] = {}  # stream -> sum of its losses, steps that had it
-        self._cosines: list[float] = []
+        self._cosines: dict[str, list[float]] = {}
         self._structure: Structure | None = None
 
     def make(self, batches: Sequence[Mapping[str, Any]], step: int, progress: float) -> Tensor:
@@ -35,18 +35,18 @@ class Steps:
         for stream, loss in self.last.stream_losses.items():
             total, steps = self._sums.get(stream, (0, 0))
             self._sums[stream] = total + loss, steps + 1
-        self._cosines += self.last.sweeps.cosines
+        for name, cosines in self.last.sweeps.cosines.items():
+            self._cosines.setdefault(name, []).extend(cosines)
         return objective
 
     def take_logs(self) -> dict[str, float]:
-        """Means since they were last taken: `loss_<stream>`, over all processes, and `perturbation_cosine`. All
-        processes must ask together."""
+        """Means since they were last taken: `loss_<stream>`, over all processes, and `perturbation_cosine` (and
+        `perturbation_cosine_cast`) of this one. All processes must ask together."""
         logs = {}
         for stream, (total, steps) in sorted(self._sums.items()):
             logs[f"loss_{stream}"] = self.context.accelerator.reduce(total / steps, reduction="mean").item()
-        if self._cosines:
-            logs["perturbation_cosine"] = sum(self._cosines) / len(self._cosines)
-        self._sums, self._cosines = {}, []
+        logs |= {name: sum(cosines) / len(cosines) for name, cosines in self._cosines.items()}
+        self._sums, self._cosines = {}, {}
         return logs
 
 

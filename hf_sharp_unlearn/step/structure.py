@@ -28,7 +28,7 @@ class Structure:
             context.kernels,
             context.shadows,
             context.in_place,
-            context.measure,
+            context.cast if context.measure else None,
         )
         self.buffers = Buffers(context.module)
         self._modules = [

@@ -10,6 +10,7 @@ recurrent layers, or one that a buffer is a view of) it is backed up, moved in p
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +41,9 @@ class Sweeps:
     """Sweeps over `params`; see the module's docstring.
 
     masks: one per parameter, as the backend packed them, or None. shadows: memory for perturbed weights, by position,
-    kept by the caller from step to step (fresh memory is slow). measure: record in `cosines` how the perturbation that
-    the weights took lies to the one that was meant (see `sharpness.realised_cosine`).
+    kept by the caller from step to step (fresh memory is slow). cast_of: None, or record in `cosines` how the
+    perturbation that the weights took lies to the one that was meant, and so does the one that products read after
+    `cast_of()`, where that is not None (see `sharpness.realised_cosine`).
     """
 
     def __init__(
@@ -51,12 +53,13 @@ class Sweeps:
         kernels: ModuleType,
         shadows: dict[int, Tensor],
         in_place: bool,
-        measure: bool,
+        cast_of: Callable[[], Callable[[Tensor], Tensor] | None] | None,
     ):
-        self.cosines: list[float] = []  # of all perturbations since they were last taken away
+        # Name in the log -> those of all perturbations since they were last taken away.
+        self.cosines: dict[str, list[float]] = {}
         self._params, self._masks, self._kernels = params, masks, kernels
         self._weights = [param.detach() for param in params]  # where the true weights lie
-        self._shadows, self.in_place, self._measure = shadows, in_place, measure
+        self._shadows, self.in_place, self._cast_of = shadows, in_place, cast_of
         self._grouped: dict[tuple[bool, ...], list[tuple[int, ...]]] = {}
         self._lists: dict[tuple[str, tuple[int, ...]], Steady] = {}
         self._etas: dict[tuple[tuple[int, ...], Sharpness], list[float | None]] = {}
@@ -96,8 +99,13 @@ class Sweeps:
                 for i, shadow in zip(group, shadows, strict=True):
                     self._params[i].data = shadow
                 before, after = weights, shadows
-            if self._measure:
-                self.cosines.append(realised_cosine(before, after, grads, etas, scale, masks, inside))
+            if self._cast_of is not None:
+                self._compare(self._cast_of(), before, after, grads, etas, scale, masks, inside)
+
+    def _compare(self, cast: Callable[[Tensor], Tensor] | None, *moved: Any) -> None:
+        self.cosines.setdefault("perturbation_cosine", []).append(realised_cosine(*moved))
+        if cast is not None:
+            self.cosines.setdefault("perturbation_cosine_cast", []).append(realised_cosine(*moved, cast=cast))
 
     def back(self) -> None:
         """The true weights, wherever the perturbation stands, bit for bit. Safe to call again after an interrupt."""

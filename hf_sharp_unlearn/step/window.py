@@ -69,6 +69,7 @@ class Window:
     ):
         self.batches, self.step, self.progress = batches, step, progress
         self.model, self.loss, self.accelerator = context.model, context.loss, context.accelerator
+        self._precision = context.precision
         self.sync, self.population = context.sync, context.population
         self.params, self.sweeps, self._buffers = structure.params, structure.sweeps, structure.buffers
         self.sweeps.cosines.clear()
@@ -246,7 +247,7 @@ class Window:
             elif self._clean is None:
                 self._clean = self._buffers.take("after the last pass that moved them")
             try:
-                with context:
+                with context, self._precision():
                     share = self._share_of_mean(number, stream)
                     self.accelerator.backward(share * coefficient)
             finally:

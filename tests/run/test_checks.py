@@ -73,6 +73,7 @@ SUBSETS = rows(10)
         ({"optim": "lomo"}, ["optim", "lomo"]),
         ({"optim": "galore_adamw_layerwise"}, ["optim", "layerwise"]),
         ({"train_sampling_strategy": "batch_rebalance"}, ["train_sampling_strategy", "batch_rebalance"]),
+        ({"full_precision_sharpness": True, "torch_compile": True}, ["full_precision_sharpness", "torch_compile"]),
         ({"accelerator_config": {"split_batches": True}}, ["split_batches"]),
         ({"load_best_model_at_end": True, "metric_for_best_model": "loss", "eval_strategy": "epoch",
           "save_strategy": "epoch"}, ["metric_for_best_model", "loss", "forget", "retain"]),

@@ -7,7 +7,7 @@ import torch
 from parts import Mlp, assert_same, rows, weights_of
 
 from hf_sharp_unlearn import SAM, Influence, NegGradPlus, Scrub, SharpMinMax
-from hf_sharp_unlearn.runtime import forget_casts, full_precision
+from hf_sharp_unlearn.runtime import allowing_tf32, cast_in_force, forget_casts, full_precision
 
 
 class Watched(Mlp):
@@ -87,3 +87,65 @@ def test_full_precision_leaves_the_module_as_it_was(make_trainer):
     with pytest.raises(RuntimeError, match="boom"), full_precision(model):
         raise RuntimeError("boom")
     assert model.forward is forward
+
+
+PLACES = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]
+
+
+def legacy(matmul, convolution):
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolution
+
+
+def newer(*values):
+    for place, value in zip(PLACES, values, strict=True):
+        place.fp32_precision = value
+
+
+def readable(read):
+    try:
+        return read()
+    except RuntimeError:
+        return "refused"
+
+
+def state():
+    older = (lambda: PLACES[0].allow_tf32, lambda: torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision)
+    return [place.fp32_precision for place in PLACES] + [readable(read) for read in older]
+
+
+WAYS = [(legacy, (False, True)), (legacy, (True, False)), (legacy, (True, True)), (newer, ("tf32", "ieee", "tf32")),
+        (newer, ("ieee", "tf32", "none"))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("say", "values"), WAYS)
+def test_tf32_is_set_and_set_back_whichever_way_it_was_said(say, values):
+    before = [place.fp32_precision for place in PLACES]
+    try:
+        say(*values)
+        start = state()
+        for allowed in (True, False):
+            with allowing_tf32(allowed):
+                assert [place.fp32_precision == "tf32" for place in PLACES] == [allowed] * 3
+            assert state() == start
+        with pytest.raises(RuntimeError, match="boom"), allowing_tf32(False):
+            raise RuntimeError("boom")
+        assert state() == start
+    finally:
+        legacy(False, True)
+        newer(*before)
+
+
+def test_casts_in_force():
+    cpu, matrix, vector = torch.device("cpu"), torch.randn(3, 3), torch.randn(3)
+    assert cast_in_force(cpu, None) is None and cast_in_force(cpu, "no") is None
+    for mixed, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        cast = cast_in_force(cpu, mixed)
+        assert torch.equal(cast(matrix), matrix.to(dtype).float()) and torch.equal(cast(vector), vector)
+    with torch.autocast("cpu", BF16):
+        assert torch.equal(cast_in_force(cpu, "no")(matrix), matrix.bfloat16().float())
+    with allowing_tf32(True):  # of a GPU that is not there
+        cast = cast_in_force(torch.device("cuda"), None)
+    one = torch.tensor([[1 + 2**-10, 1 + 2**-11 + 2**-20, 1 + 2**-12, -1 - 2**-10 - 2**-12]])
+    assert cast(one).tolist() == [[1 + 2**-10, 1 + 2**-10, 1, -1 - 2**-10]]
+    with allowing_tf32(False):
+        assert cast_in_force(torch.device("cuda"), None) is None
