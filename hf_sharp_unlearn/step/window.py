@@ -232,6 +232,7 @@ class Window:
             if coefficient != 0 and stream in self.batches[number]
         ]
         losses: dict[str, Tensor] = {}
+        own: dict[int, Tensor] = {}
         records = not again and not sync_last
         if records:
             self._replays.begin()
@@ -253,6 +254,8 @@ class Window:
             finally:
                 if not moves:
                     self._clean.put_back()
+            if self.sweeps.in_place:
+                self._own_gradients(own)
             if records:
                 self._replays.record(number, stream)
             value = share.detach().float()
@@ -264,6 +267,16 @@ class Window:
         if not again:
             self.stream_losses.update(losses)
             self._add_to_objective(sum(losses[stream] * objective[stream] for stream in losses))
+
+    def _own_gradients(self, own: dict[int, Tensor]) -> None:
+        """A captured graph writes gradients to the same memory in every pass: take copies, before the next one does.
+        own: those of this pass that are copies already; further micro-batches are added to them."""
+        new = {i: w.grad for i, w in enumerate(self.params) if w.grad is not None and w.grad is not own.get(i)}
+        copies = [torch.empty_like(grad) for grad in new.values()]
+        if copies:
+            torch._foreach_copy_(copies, list(new.values()))
+        for i, copy in zip(new, copies, strict=True):
+            self.params[i].grad = own[i] = copy
 
     def _penalise(self, penalty: Penalty | None, again: bool) -> None:
         """Add a penalty's gradient to `.grad`. The same on every process, so a mean over processes leaves it."""
