@@ -4,13 +4,14 @@
     python benchmarks/gpu_check.py --output-dir DIR       the same where this package, datasets and POT are not installed
     python benchmarks/gpu_check.py --device cpu --quick   every part at toy size, with Triton's interpreter
 
-env     versions, the card, copy bandwidth, the first launch
-exact   every kernel bit for bit against `reference`, and against its formula in float64
-tests   the suite's own GPU tests
-sweeps  time and bandwidth of every sweep, against torch's multi-tensor functions and a loop over tensors
-step    whole training steps of a ResNet-50: ratios, waits, launches, how busy the GPU is
-lm      whole training steps of a Llama of 1.2 B parameters, full and with LoRA
-race    the same results many times over, beside other work; compute-sanitizer, where there is one
+env        versions, the card, copy bandwidth, the first launch
+exact      every kernel bit for bit against `reference`, and against its formula in float64
+race       the same results many times over, beside other work, while tables are written again
+tests      the suite's own GPU tests
+sweeps     time and bandwidth of every sweep, against torch's multi-tensor functions and a loop over tensors
+step       whole training steps of a ResNet-50: ratios, waits, launches, how busy the GPU is; what precisions leave of eps
+lm         whole training steps of a Llama of 1.2 B parameters, full and with LoRA
+sanitizer  every kernel under compute-sanitizer, where there is one
 
 Each part is a process of its own with a limit of its own: an error of the driver, a hang or want of memory ends that part
 alone. It writes DIR/PART.json after every measurement and DIR/PART.log; the table at the end is DIR/summary.json too. The
@@ -48,11 +49,12 @@ class Plan(NamedTuple):
 PARTS = {  # in order of what is learnt from them
     "env": Plan(40, 10),
     "exact": Plan(120, 40),
+    "race": Plan(30, 15),
     "tests": Plan(130, 60),
     "sweeps": Plan(75, 30),
-    "step": Plan(140, 45),
+    "step": Plan(130, 45),
     "lm": Plan(60, 30),
-    "race": Plan(60, 20),
+    "sanitizer": Plan(90, 30),
 }
 GRACE = 5  # seconds after its limit in which a part may end by itself
 BAD = ("failed", "error")
@@ -217,21 +219,23 @@ def commit() -> str:
 def line_of(name: str, part: dict) -> str:
     counts = Counter(row["status"] for row in part["rows"])
     counted = ", ".join(f"{number} {status}" for status, number in counts.items())
-    return f"{name:<7} {part['outcome']:<8} {part['seconds']:6.1f} s   {counted}{part['reason'] and '   '}{part['reason']}"
+    return (
+        f"{name:<9} {part['outcome']:<8} {part['seconds']:6.1f} s   {counted}{part['reason'] and '   '}{part['reason']}"
+    )
 
 
 def table_of(summary: dict, folder: Path) -> str:
     lines = ["", f"{summary['device']}, {summary['date']}, commit {summary['commit'] or 'unknown'}"]
     for title, rows in (("measured", summary["measured"]), ("aims", summary["aims"]), ("skipped", summary["skipped"])):
         lines += ["", f"{title}:"] if rows else []
-        lines += [f"  {row['part']:<7} {row['name']:<44} {values_of(row)}" for row in rows]
+        lines += [f"  {row['part']:<9} {row['name']:<44} {values_of(row)}" for row in rows]
     lines += ["", "FAILED:" if summary["failures"] else "no check failed"]
-    lines += [f"  {row['part']:<7} {row['name']:<44} {values_of(row, whole=True)}" for row in summary["failures"]]
-    lines += ["", f"{'part':<7} {'outcome':<8} {'seconds':>7}   rows"]
+    lines += [f"  {row['part']:<9} {row['name']:<44} {values_of(row, whole=True)}" for row in summary["failures"]]
+    lines += ["", f"{'part':<9} {'outcome':<8} {'seconds':>7}   rows"]
     for name, part in summary["parts"].items():
         counted = ", ".join(f"{number} {status}" for status, number in part["rows"].items())
-        lines.append(f"{name:<7} {part['outcome']:<8} {part['seconds']:7.1f}   {counted or part['reason']}")
-    lines += [f"{name:<7} left out by --parts" for name in summary["left out by --parts"]]
+        lines.append(f"{name:<9} {part['outcome']:<8} {part['seconds']:7.1f}   {counted or part['reason']}")
+    lines += [f"{name:<9} left out by --parts" for name in summary["left out by --parts"]]
     return "\n".join([*lines, f"{summary['seconds']:.0f} s in all; written to {folder}"])
 
 

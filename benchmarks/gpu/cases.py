@@ -191,9 +191,7 @@ def compose_half(name: str) -> Operation:
         d, squares = k.compose(direction, x.empty())
         return {"d": d}, squares
 
-    return Operation(
-        f"compose {name} alone", run, lambda x: ({"d": _part(x, getattr(x, name), name == "f0")}, None)
-    )
+    return Operation(f"compose {name} alone", run, lambda x: ({"d": _part(x, getattr(x, name), name == "f0")}, None))
 
 
 def update(adam: bool, kind: str) -> Operation:

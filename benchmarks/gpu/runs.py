@@ -147,6 +147,8 @@ def watched(part: Part, variant: str, network: nn.Module, data, batch: int, **ar
     places, (launches, rebuilds, rewrites) = watch.last_step()
     if not part.gpu:
         return {"sweep_launches": launches, "rebuilds": rebuilds, "rewrites": rewrites}
+    if variant == "sharp_minmax" and not launches:
+        raise AssertionError("no sweep was launched: the run took another backend than the Triton kernels")
     where = ", ".join(f"{count} x {place}" for place, count in Counter(places).most_common())
     return {"waits": len(places), "sweep_launches": launches, "rebuilds": rebuilds, "rewrites": rewrites,
             "waits_at": where}  # fmt: skip

@@ -38,7 +38,9 @@ def run(part: Part) -> None:
     bandwidth = copy["gb_per_s"] if copy else float("nan")
     lists = {"toy": lambda: TOY} if part.quick else LISTS
     for name, shapes in lists.items():
-        part.attempt(f"{name} float32", lambda n=name, s=shapes: one_list(part, n, s(), torch.float32, bandwidth), needs=6)
+        part.attempt(
+            f"{name} float32", lambda n=name, s=shapes: one_list(part, n, s(), torch.float32, bandwidth), needs=6
+        )
         part.free()
     name, shapes = ("toy", TOY) if part.quick else ("llama-1b", SHAPES["llama-1b"]())
     part.attempt(f"{name} bfloat16", lambda: one_list(part, name, shapes, torch.bfloat16, bandwidth), needs=8)
@@ -58,7 +60,8 @@ def one_list(part: Part, name: str, shapes: Shapes, dtype: torch.dtype, bandwidt
     calls = [sweeps(load("triton"), data, big) for data in sets]
     if big:  # one set is far more than a cache holds; gradients in exchanged roles have other addresses
         calls.append(sweeps(load("triton"), swapped(sets[0]), big))
-    for sweep in calls[0]:
+    toy = part.quick and dtype != torch.float32
+    for sweep in PLAN if toy else calls[0]:
         found = part.attempt(
             f"{title}, {sweep}", lambda s=sweep: one_sweep(part, [one[s] for one in calls], bandwidth), needs=2
         )
@@ -127,7 +130,7 @@ def sweeps(k, data: Tensors, big: bool) -> dict[str, Callable[[], object]]:
 
 def one_sweep(part: Part, calls: list[Callable[[], object]], bandwidth: float) -> dict:
     """hit: the same tensors again. miss: gradients at other addresses, as in every step of a run."""
-    repeats, rounds = (2, 1) if part.quick else (20, 7)
+    repeats, rounds = (1, 1) if part.quick else (20, 7)
     with metered() as meter:
         calls[0]()
     ms = device_ms(calls, part.device, repeats, rounds)
@@ -147,7 +150,7 @@ def rates(moved: int, ms: float, bandwidth: float) -> dict:
 def one_way(part: Part, way: str, data: Tensors) -> dict:
     """A whole kernel part as the host drives it, with its waits; and what the profiler saw of it on the GPU."""
     provider = make(way, data, False)
-    found = {"elapsed_ms": elapsed_ms(provider.run, part.device, 2 if part.quick else 10)}
+    found = {"elapsed_ms": elapsed_ms(provider.run, part.device, 1 if part.quick else 10)}
     if way.startswith("triton"):
         with metered() as meter:
             provider.run()
@@ -169,7 +172,7 @@ def fused_sgd(part: Part, sets: list[Tensors], bandwidth: float) -> dict:
         torch._fused_sgd_(d.w, d.r1, d.momenta, weight_decay=DECAY, momentum=MOMENTUM, lr=LR, dampening=0.0,
                           nesterov=False, maximize=False, is_first_step=False)  # fmt: skip
 
-    ms = device_ms([lambda d=d: call(d) for d in sets], part.device, *((2, 1) if part.quick else (20, 7)))
+    ms = device_ms([lambda d=d: call(d) for d in sets], part.device, *((1, 1) if part.quick else (20, 7)))
     return {"gpu_ms": ms, **rates(5 * sum(w.nbytes for w in sets[0].w), ms, bandwidth)}
 
 
@@ -183,13 +186,15 @@ def grid(part: Part, name: str, shapes: Shapes, bandwidth: float) -> None:
 
     def measure() -> dict:
         calls = [sweeps(triton, data, True) for data in sets]
-        repeats, rounds = (2, 1) if part.quick else (10, 3)
+        repeats, rounds = (1, 1) if part.quick else (10, 3)
         with metered() as meter:
             [calls[0][sweep]() for sweep in PLAN]
         ms = sum(device_ms([one[sweep] for one in calls], part.device, repeats, rounds) for sweep in PLAN)
         return {"gpu_ms": ms, **rates(meter.bytes, ms, bandwidth)}
 
-    points = [(1 << 13, 4)] if part.quick else [(chunk, warps) for warps in (4, 8) for chunk in (1 << 12, 1 << 13, 1 << 14)]
+    points = (
+        [(1 << 13, 4)] if part.quick else [(chunk, warps) for warps in (4, 8) for chunk in (1 << 12, 1 << 13, 1 << 14)]
+    )
     try:
         for chunk, warps in points:
             launch.CHUNK = triton.CHUNK = chunk

@@ -42,7 +42,9 @@ def tested(part: Part) -> dict:
         try:
             done = subprocess.run(command, cwd=ROOT, env=around, timeout=max(part.left() - 3, 10))
         except subprocess.TimeoutExpired as error:
-            raise RuntimeError(f"the tests did not end within {error.timeout:.0f} s; {part.name}.log says more") from None
+            raise RuntimeError(
+                f"the tests did not end within {error.timeout:.0f} s; {part.name}.log says more"
+            ) from None
         cases = list(ElementTree.parse(results).iter("testcase")) if os.path.exists(results) else []
     counts: dict[str, dict] = {}
     for case in cases:

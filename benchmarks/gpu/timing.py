@@ -42,11 +42,11 @@ def device_ms(calls: Sequence[Call], device: torch.device, repeats: int = 20, ro
 def host_us(calls: Sequence[Call], device: torch.device, repeats: int = 20) -> float:
     """Microseconds until a call returns, the device being idle when it begins: the median."""
     found = []
-    for k in range(repeats + 2):
+    for k in range(repeats + len(calls)):
         if device.type == "cuda":
             torch.cuda.synchronize()
         found.append(_seconds(calls[k % len(calls)]))
-    return 1e6 * statistics.median(found[2:])
+    return 1e6 * statistics.median(found[len(calls) :])
 
 
 def elapsed_ms(call: Call, device: torch.device, rounds: int) -> float:

@@ -45,9 +45,7 @@ def image_model(architecture: str, size: int, **model_args) -> nn.Module:
     return AutoModelForImageClassification.from_config(config)
 
 
-def trainer_of(
-    variant: str, network: nn.Module, retain: Dataset, forget: Dataset, batch: int, common: dict
-) -> Trainer:
+def trainer_of(variant: str, network: nn.Module, retain: Dataset, forget: Dataset, batch: int, common: dict) -> Trainer:
     """batch: samples a stream and step. common: arguments that all variants share.
 
     "sharp_minmax_foreach" needs `foreach_backend.registered()` around it and its run.
