@@ -1,7 +1,7 @@
 """Do the kernels work on this GPU, bit for bit, and how fast are they and the steps around them?
 
     make gpu-check                                        in a checkout
-    python benchmarks/gpu_check.py --output-dir DIR       the same where this package, datasets and POT are not installed
+    python benchmarks/gpu_check.py --output-dir DIR       the same; neither this package nor datasets need be installed
     python benchmarks/gpu_check.py --device cpu --quick   every part at toy size, with Triton's interpreter
 
 env        versions, the card, copy bandwidth, the first launch
@@ -9,14 +9,14 @@ exact      every kernel bit for bit against `reference`, and against its formula
 race       the same results many times over, beside other work, while tables are written again
 tests      the suite's own GPU tests
 sweeps     time and bandwidth of every sweep, against torch's multi-tensor functions and a loop over tensors
-step       whole training steps of a ResNet-50: ratios, waits, launches, how busy the GPU is; what precisions leave of eps
+step       whole training steps of a ResNet-50: ratios, waits, launches, how busy the GPU is; what precision does to eps
 lm         whole training steps of a Llama of 1.2 B parameters, full and with LoRA
 sanitizer  every kernel under compute-sanitizer, where there is one
 
-Each part is a process of its own with a limit of its own: an error of the driver, a hang or want of memory ends that part
-alone. It writes DIR/PART.json after every measurement and DIR/PART.log; the table at the end is DIR/summary.json too. The
-exit status is not 0 if a check failed, a measurement raised, or a part did not come to its end. An aim that is missed is
-said to be, and fails nothing. CONTRIBUTING.md says how to read the results.
+Each part is a process of its own with a limit of its own: an error of the driver, a hang or want of memory ends that
+part alone. It writes DIR/PART.json after every measurement, and DIR/PART.log; the table at the end is DIR/summary.json
+too. The exit status is not 0 if a check failed, a measurement raised, or a part did not come to its end. An aim that is
+missed is said to be, and fails nothing. CONTRIBUTING.md says how to read the results.
 """
 
 import argparse

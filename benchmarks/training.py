@@ -25,7 +25,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from hf_sharp_unlearn.benchmarks.parts.options import parser_of, positive
 from hf_sharp_unlearn.benchmarks.parts.rows import quantiles, save, surroundings
-from hf_sharp_unlearn.benchmarks.parts.trainers import METHODS, image_model, trainer_of
+from hf_sharp_unlearn.benchmarks.parts.trainers import image_model, trainer_of
 from hf_sharp_unlearn.runtime import progress_bar
 
 RATIOS = (

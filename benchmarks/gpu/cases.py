@@ -25,7 +25,7 @@ class Spec(NamedTuple):
 
 
 def layouts(quick: bool) -> dict[str, list[Spec]]:
-    """Lists of tensors. Sizes around a thread's 8 elements, a block's 1,024 and a chunk's 16,384, and several chunks."""
+    """Lists of tensors; sizes around a thread's 8 elements, a block's 1,024, a chunk's 16,384, and several chunks."""
     sizes = [1, 15, 16, 17, 1023, 1024, 1025, 16383, 16384, 16385, 49169, 1 << 20]
     sizes = [1, 16, 17, 1025, 16400] if quick else sizes
     deep = [(8, 16, 3, 3)] if quick else [(64, 48, 3, 3), (2, 17, 5, 7), (256, 512, 3, 3)]
@@ -195,8 +195,8 @@ def compose_half(name: str) -> Operation:
 
 
 def update(adam: bool, kind: str) -> Operation:
-    """plain: along one list. one sweep: composed on the way. scaled: from backups, under a loss scale. skipped: the scaler
-    has found inf."""
+    """plain: along one list. one sweep: composed on the way. scaled: from backups, under a loss scale. skipped: the
+    scaler has found inf."""
 
     def rules(x):
         if adam:

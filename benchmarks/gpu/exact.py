@@ -137,7 +137,7 @@ def hidden_nan(triton, device: torch.device) -> dict:
 
 
 def side_streams(triton, part: Part) -> dict:
-    """Tables and chunk lists are uploaded on the stream that uses them; twice with other sizes, then the first again."""
+    """Tables and chunk lists are uploaded on the stream that uses them. Other sizes, then the first ones again."""
     if not part.gpu:
         raise Skipped("a CPU has no streams")
     streams = [torch.cuda.Stream() for _ in range(3)]

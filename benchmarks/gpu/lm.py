@@ -1,5 +1,5 @@
-"""What does a step of a Llama of 1.2 B parameters cost, in time and memory: all weights (float32 under bfloat16 autocast,
-AdamW), and LoRA on a bfloat16 model?"""
+"""What does a step of a Llama of 1.2 B parameters cost, in time and memory: with all weights (float32 under bfloat16
+autocast, AdamW), and with LoRA on a bfloat16 model?"""
 
 import importlib.util
 

@@ -1,5 +1,5 @@
-"""Are results the same every time? The same inputs many times over beside other work, tables that are written again while
-the device is behind the host, and two streams at once."""
+"""Are results the same every time? The same inputs many times over beside other work, tables that are written again
+while the device is behind the host, and two streams at once."""
 
 import torch
 from torch import Tensor

@@ -55,11 +55,13 @@ def run(part: Part) -> None:
         if place < 2:  # at both sizes, while there is time
             inspect(part, make, size, precision, batch, milliseconds.get("sharp_minmax"))
         if place == 1:
-            pixels, count, learnt = (32, 4, 2) if part.quick else (224, 64, 10)
-            part.attempt(
-                "gradient differences", lambda: compare(part, make(size=pixels), pixels, count, learnt), needs=8
-            )
+            part.attempt("gradient differences", lambda: differences(part, make), needs=8)
             part.free()
+
+
+def differences(part: Part, make) -> None:
+    size, count, learnt = (32, 4, 2) if part.quick else (224, 64, 10)
+    compare(part, make(size=size), size, count, learnt)
 
 
 def one_run(part: Part, make, variant: str, size: int, precision: str, batch: int) -> dict:

@@ -1,5 +1,5 @@
-"""How fast is each sweep, as a share of the speed of a copy on this card, and what does the host pay for it? Against torch's
-multi-tensor functions and a loop over tensors; sizes of chunks and programs beside those in force."""
+"""How fast is each sweep, as a share of the speed of a copy on this card, and what does the host pay for it? Against
+torch's multi-tensor functions and a loop over tensors; sizes of chunks and programs beside those in force."""
 
 import importlib
 from collections.abc import Callable
@@ -56,19 +56,7 @@ def one_list(part: Part, name: str, shapes: Shapes, dtype: torch.dtype, bandwidt
     title = f"{name} {str(dtype)[6:]}"
     big = sum(torch.Size(shape).numel() for shape in shapes) > 1e8
     sets = [Tensors.make(shapes, part.device, dtype) for _ in range(1 if big else 3)]
-    shares, plan_ms = {}, 0.0
-    calls = [sweeps(load("triton"), data, big) for data in sets]
-    if big:  # one set is far more than a cache holds; gradients in exchanged roles have other addresses
-        calls.append(sweeps(load("triton"), swapped(sets[0]), big))
-    toy = part.quick and dtype != torch.float32
-    for sweep in PLAN if toy else calls[0]:
-        found = part.attempt(
-            f"{title}, {sweep}", lambda s=sweep: one_sweep(part, [one[s] for one in calls], bandwidth), needs=2
-        )
-        if found:
-            shares[sweep] = found["share_of_copy"]
-            plan_ms += found["gpu_ms"] if sweep in PLAN else 0.0
-    del calls
+    shares = by_sweep(part, title, sets, big, bandwidth, only_plan=part.quick and dtype != torch.float32)
     part.attempt(f"{title}, torch's fused SGD", lambda: fused_sgd(part, sets, bandwidth))
     if dtype == torch.float32 and name in SHARES:
         measured = {sweep: shares[sweep] for sweep in PLAN if sweep in shares}
@@ -89,8 +77,23 @@ def one_list(part: Part, name: str, shapes: Shapes, dtype: torch.dtype, bandwidt
     if name == "resnet50":
         ratio = quotient(whole["per_tensor"], whole["triton"], "elapsed_ms")
         part.aim(f"{title}, time, per_tensor / triton", ratio, at_least=TIMES_PER_TENSOR)
-    if plan_ms:
-        part.add(f"{title}, the plan's sweeps together", gpu_ms=plan_ms)
+
+
+def by_sweep(part: Part, title: str, sets: list[Tensors], big: bool, bandwidth: float, only_plan: bool) -> dict:
+    """A row a sweep, and their sum over the plan. Returns the shares of the copy bandwidth."""
+    shares, milliseconds = {}, {}
+    calls = [sweeps(load("triton"), data, big) for data in sets]
+    if big:  # one set is far more than a cache holds; gradients in exchanged roles have other addresses
+        calls.append(sweeps(load("triton"), swapped(sets[0]), big))
+    for sweep in PLAN if only_plan else calls[0]:
+        found = part.attempt(
+            f"{title}, {sweep}", lambda s=sweep: one_sweep(part, [one[s] for one in calls], bandwidth), needs=2
+        )
+        if found:
+            shares[sweep], milliseconds[sweep] = found["share_of_copy"], found["gpu_ms"]
+    if all(sweep in milliseconds for sweep in PLAN):
+        part.add(f"{title}, the plan's sweeps together", gpu_ms=sum(milliseconds[sweep] for sweep in PLAN))
+    return shares
 
 
 def quotient(above: dict | None, below: dict | None, key: str) -> float | None:

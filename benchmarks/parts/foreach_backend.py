@@ -1,6 +1,8 @@
-"""The perturbation and the composition with torch's multi-tensor functions, in as few passes as they allow: a kernel backend
-to compare with, not one to train with. Masks are factors 0 and 1 in the weights' dtype, because the fast path of
-`torch._foreach_*` takes one dtype: NaN behind a mask leaks. float32 and float64; there is no update, torch's optimizer makes it.
+"""The perturbation and the composition with torch's multi-tensor functions, in as few passes as they allow: a kernel
+backend to compare with, not one to train with.
+
+Masks are factors 0 and 1 in the weights' dtype, because the fast path of `torch._foreach_*` takes one dtype: NaN behind
+a mask leaks. float32 and float64. There is no update: torch's optimizer makes it.
 """
 
 import contextlib
