@@ -245,9 +245,10 @@ def values_of(row: dict, whole: bool = False) -> str:
     for key, value in row.items():
         if key not in ("part", "name", "where") and not (key == "status" and value in ("measured", "skipped")):
             text = f"{value:.4g}" if isinstance(value, float) else str(value).replace("\n", " ")
-            texts.append(text if key in ("status", "reason") else f"{key} {text if whole else text[:60]}")
+            texts.append(text if key in ("status", "reason") else f"{key} {text if whole else text[:200]}")
     return ", ".join(texts)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # parts and links go too
     main()

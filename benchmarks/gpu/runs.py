@@ -68,8 +68,7 @@ class Watch(TrainerCallback):
 
     def last_step(self) -> tuple[list[str], tuple[int, int, int]]:
         (low, *before), (high, *after) = self.marks[-2:]
-        places = [f"{w.filename.split('site-packages/')[-1]}:{w.lineno}" for w in self._said[low:high]
-                  if "synchroniz" in str(w.message)]  # fmt: skip
+        places = [f"{_short(w.filename)}:{w.lineno}" for w in self._said[low:high] if "synchroniz" in str(w.message)]
         return places, tuple(b - a for a, b in zip(before, after, strict=True))
 
 
@@ -152,6 +151,13 @@ def watched(part: Part, variant: str, network: nn.Module, data, batch: int, **ar
     where = ", ".join(f"{count} x {place}" for place, count in Counter(places).most_common())
     return {"waits": len(places), "sweep_launches": launches, "rebuilds": rebuilds, "rewrites": rewrites,
             "waits_at": where}  # fmt: skip
+
+
+def _short(path: str) -> str:
+    """Where in its package a file lies."""
+    for mark in ("site-packages/", "dist-packages/", "/path/"):
+        path = path.rsplit(mark, 1)[-1]
+    return path
 
 
 @contextlib.contextmanager
