@@ -112,5 +112,6 @@ def run_part(name: str, doc: str, run: Callable[[Part], None]) -> None:
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda: torch sees no GPU")
-    torch.set_num_threads(1 if options.device == "cpu" else torch.get_num_threads())
+    if options.device == "cpu":
+        torch.set_num_threads(1)
     run(Part(name, torch.device(options.device), options.quick, options.output_dir, options.limit))

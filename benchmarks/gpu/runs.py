@@ -142,7 +142,7 @@ def watched(part: Part, variant: str, network: nn.Module, data, batch: int, **ar
     launched, and tables made or written again."""
     with metered() as meter, _sync_warnings(part.gpu) as said:
         watch = Watch(meter, said)
-        train(part, variant, network, data, batch, 6, (watch,), **arguments)
+        train(part, variant, network, data, batch, 3 if part.quick else 6, (watch,), **arguments)
     places, (launches, rebuilds, rewrites) = watch.last_step()
     if not part.gpu:
         return {"sweep_launches": launches, "rebuilds": rebuilds, "rewrites": rewrites}
