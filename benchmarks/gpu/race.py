@@ -93,16 +93,16 @@ def rewritten(triton, part: Part, sizes: tuple[int, ...], kind: str) -> dict:
     return {"status": "failed", "not_as": ", ".join(wrong), **values} if wrong else {"status": "passed", **values}
 
 
-def two_streams(triton, part: Part, sizes: tuple[int, ...]) -> dict:
+def two_streams(triton, part: Part, sizes: tuple[int, ...], turns: int = 100) -> dict:
     """Each has tables of its own: what one writes into its table, the other must not read."""
     if not part.gpu:
         raise Skipped("a CPU has no streams")
     streams = [torch.cuda.Stream() for _ in range(2)]
     w = [normal(sizes, part.device, seed) for seed in (0, 1)]
     g = [[normal(sizes, part.device, 10 + 2 * k + seed) for seed in range(2)] for k in range(2)]
-    outs = [[[torch.empty_like(x) for x in w[k]] for _ in range(100)] for k in range(2)]
+    outs = [[[torch.empty_like(x) for x in w[k]] for _ in range(turns)] for k in range(2)]
     torch.cuda.synchronize()
-    for turn in range(100):
+    for turn in range(turns):
         for k, stream in enumerate(streams):
             with torch.cuda.stream(stream):
                 torch.cuda._sleep(50_000 * (1 + k))
@@ -110,11 +110,11 @@ def two_streams(triton, part: Part, sizes: tuple[int, ...]) -> dict:
     torch.cuda.synchronize()
     wrong = 0
     right = [torch.empty_like(x) for x in w[0]]
-    for turn in range(100):
+    for turn in range(turns):
         for k in range(2):
             reference.displace(w[k], g[k][turn % 2], right, [None] * len(sizes), 0.1 + turn)
             wrong += not all(map(torch.equal, outs[k][turn], right))
-    return {"status": "failed" if wrong else "passed", "launches": 200, "wrong": wrong}
+    return {"status": "failed" if wrong else "passed", "launches": 2 * turns, "wrong": wrong}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The GPU check: every part runs at toy size, it notices kernels that are wrong, and a part that fails ends alone."""
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -216,11 +217,54 @@ def test_units_in_the_last_place():
         assert exact.max_ulp(smallest, -smallest) == 2
 
 
+def test_nan_is_the_highest():
+    nan = float("nan")
+    assert all(exact.highest(values) != exact.highest(values) for values in ([nan, 1.0], [1.0, nan], [0.0, nan, 2.0]))
+    assert exact.highest([1.0, 3.0, 2.0]) == 3.0 and exact.highest([]) == 0.0
+
+
 def test_guard_bands_lie_on_both_sides():
     for place in (255, 256, 260, 261):
         guarded = Guarded([Spec((4,), (1,), 1)], torch.float32, CPU)
         guarded.tensors[0].as_strided((1,), (1,), place).fill_(1.0)
         assert guarded.intact() is (256 < place < 261)
+
+
+class Event:
+    def __init__(self, enable_timing=False):
+        self.time = 0.0
+
+    def record(self):
+        self.time = time.perf_counter()
+
+    def elapsed_time(self, other):
+        return 1e3 * (other.time - self.time)
+
+
+def test_what_only_a_gpu_runs_is_no_dead_code(tmp_path, monkeypatch):
+    """With a torch.cuda whose streams are the one of the CPU."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, stub in {
+        "Stream": lambda: stream,
+        "stream": lambda chosen: contextlib.nullcontext(),
+        "current_stream": lambda: stream,
+        "synchronize": lambda: None,
+        "_sleep": lambda cycles: None,
+        "mem_get_info": lambda: (1 << 40, 1 << 40),
+        "Event": Event,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stub)
+    monkeypatch.setattr(Part, "gpu", True)
+    part, triton = Part("x", CPU, True, str(tmp_path), 100), kernels.load("triton")
+    assert exact.side_streams(triton, part)["status"] == "passed"
+    assert exact.large(triton, part, 1 << 15, 17)["status"] == "passed"
+    assert race.two_streams(triton, part, (7, 1025), turns=3) == {"status": "passed", "launches": 6, "wrong": 0}
+    gpu = SimpleNamespace(type="cuda")
+    assert 2 <= timing.device_ms([lambda: time.sleep(0.002)], gpu, repeats=2, rounds=3) < 30
+    assert 2 <= timing.elapsed_ms(lambda: time.sleep(0.002), gpu, 3) < 30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 20, 1 << 40))
+    with pytest.raises(Skipped, match="are free"):
+        exact.large(triton, part, 1 << 15, 17)
 
 
 # ---- what it compares with, and what it measures with ----
