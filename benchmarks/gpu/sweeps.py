@@ -5,6 +5,7 @@ import importlib
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from hf_sharp_unlearn.benchmarks.gpu.record import Part, Skipped, run_part
 from hf_sharp_unlearn.benchmarks.gpu.timing import device_ms, elapsed_ms, host_us, profiled
@@ -37,17 +38,21 @@ def run(part: Part) -> None:
     )
     bandwidth = copy["gb_per_s"] if copy else float("nan")
     lists = {"toy": lambda: TOY} if part.quick else LISTS
-    for name, shapes in lists.items():
-        part.attempt(
-            f"{name} float32", lambda n=name, s=shapes: one_list(part, n, s(), torch.float32, bandwidth), needs=6
-        )
+
+    def measure(name: str, dtype: torch.dtype) -> None:
+        title = f"{name} {str(dtype)[6:]}"
+        part.attempt(title, lambda: one_list(part, name, lists[name](), dtype, bandwidth), needs=6)
         part.free()
-    name, shapes = ("toy", TOY) if part.quick else ("llama-1b", SHAPES["llama-1b"]())
-    part.attempt(f"{name} bfloat16", lambda: one_list(part, name, shapes, torch.bfloat16, bandwidth), needs=8)
-    part.free()
-    for name in ("toy",) if part.quick else ("resnet50", "llama-1b"):
-        part.attempt(f"{name}, chunks and warps", lambda n=name: grid(part, n, lists[n](), bandwidth), needs=10)
+
+    first = ("toy",) if part.quick else ("resnet50", "llama-1b")
+    for name in first:
+        measure(name, torch.float32)
+    measure(first[-1], torch.bfloat16)
+    for name in first:
+        part.attempt(f"{name}, chunks and warps", lambda n=name: grid(part, n, lists[n](), bandwidth), needs=8)
         part.free()
+    for name in [name for name in lists if name not in first]:
+        measure(name, torch.float32)
 
 
 @torch.no_grad()
@@ -82,9 +87,10 @@ def one_list(part: Part, name: str, shapes: Shapes, dtype: torch.dtype, bandwidt
 def by_sweep(part: Part, title: str, sets: list[Tensors], big: bool, bandwidth: float, only_plan: bool) -> dict:
     """A row a sweep, and their sum over the plan. Returns the shares of the copy bandwidth."""
     shares, milliseconds = {}, {}
-    calls = [sweeps(load("triton"), data, big) for data in sets]
+    squares = [[torch.zeros_like(x) for x in data.momenta] for data in sets]
     if big:  # one set is far more than a cache holds; gradients in exchanged roles have other addresses
-        calls.append(sweeps(load("triton"), swapped(sets[0]), big))
+        sets, squares = [*sets, swapped(sets[0])], 2 * squares
+    calls = [sweeps(load("triton"), data, more) for data, more in zip(sets, squares, strict=True)]
     for sweep in PLAN if only_plan else calls[0]:
         found = part.attempt(
             f"{title}, {sweep}", lambda s=sweep: one_sweep(part, [one[s] for one in calls], bandwidth), needs=2
@@ -106,14 +112,18 @@ def swapped(data: Tensors) -> Tensors:
     return Tensors(data.w, data.momenta, data.shadows, data.f0, data.r0, data.f1, data.r1, data.masks)
 
 
-def sweeps(k, data: Tensors, big: bool) -> dict[str, Callable[[], object]]:
-    """The sweeps of a step by name, with the lists that stay marked as such, as the trainer marks them. None waits."""
+def sweeps(k, data: Tensors, squares: list[Tensor]) -> dict[str, Callable[[], object]]:
+    """The sweeps of a step by name, with the lists that stay marked as such, as the trainer marks them. None waits.
+
+    squares: AdamW's second state; its first one is SGD's.
+    """
     w, v, shadows = Steady(data.w), Steady(data.momenta), Steady(data.shadows)
     masks, n = Steady(k.pack(data.masks, data.w)), len(data.w)
     none, zeros = [None] * n, [0.0] * n
     rules, adam = [SGD(LR, MOMENTUM, 0.0, DECAY)] * n, [AdamW(1e-4)] * n
     mixed = Direction(None, data.r1, data.f0, data.f1, masks)
-    found = {
+    states = v, Steady(squares)
+    return {
         "norms": lambda: k.norms(w, [data.r0, data.f0], none, masks, [False, True]),
         "norms ASAM": lambda: k.norms(w, [data.r0, data.f0], zeros, masks, [False, True]),
         "displace retain": lambda: k.displace(w, data.r0, shadows, none, 1e-3, masks, False),
@@ -123,12 +133,9 @@ def sweeps(k, data: Tensors, big: bool) -> dict[str, Callable[[], object]]:
         "sgd": lambda: k.sgd(w, Direction(r0=data.r1), v, rules),
         "compose and sgd": lambda: k.sgd(w, mixed, v, rules),
         "restore": lambda: k.restore(data.shadows, data.w, list(range(n))),
+        "adamw": lambda: k.adamw(w, Direction(r0=data.r1), *states, adam),
+        "compose and adamw": lambda: k.adamw(w, mixed, *states, adam),
     }
-    if not big:  # two more lists: enough for the figures, and a large one need not fit
-        moments = [Steady([torch.zeros_like(x) for x in data.momenta]) for _ in range(2)]
-        found["adamw"] = lambda: k.adamw(w, Direction(r0=data.r1), *moments, adam)
-        found["compose and adamw"] = lambda: k.adamw(w, mixed, *moments, adam)
-    return found
 
 
 def one_sweep(part: Part, calls: list[Callable[[], object]], bandwidth: float) -> dict:
@@ -188,7 +195,7 @@ def grid(part: Part, name: str, shapes: Shapes, bandwidth: float) -> None:
     sets = [Tensors.make(shapes, part.device) for _ in range(1 if big else 3)]
 
     def measure() -> dict:
-        calls = [sweeps(triton, data, True) for data in sets]
+        calls = [sweeps(triton, data, data.momenta) for data in sets]  # AdamW is not called
         repeats, rounds = (1, 1) if part.quick else (10, 3)
         with metered() as meter:
             [calls[0][sweep]() for sweep in PLAN]
