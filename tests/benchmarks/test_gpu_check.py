@@ -92,6 +92,22 @@ def test_a_part_that_goes_wrong_ends_alone_and_what_it_found_is_kept(tmp_path, m
     assert len(failures) == (outcome != "done" or "failed" in code)
 
 
+@pytest.mark.parametrize(("status", "code"), [("failed", 1), ("error", 1), ("missed", None), ("skipped", None)])
+def test_the_exit_status_tells_what_failed_and_not_what_is_slow(tmp_path, monkeypatch, capsys, status, code):
+    row = {"name": "a row", "status": status, "reason": "because"}
+    part = {"outcome": "done", "reason": "", "seconds": 1.0, "rows": [row]}
+    monkeypatch.setattr(gpu_check, "run", lambda *args: part)
+    command = ["--device", "cpu", "--parts", "env", "--output-dir", str(tmp_path)]
+    if code is None:
+        gpu_check.main(command)
+    else:
+        with pytest.raises(SystemExit) as stopped:
+            gpu_check.main(command)
+        assert stopped.value.code == code
+    shown = capsys.readouterr().out
+    assert "because" in shown and ("FAILED:" in shown) is (code == 1)
+
+
 def test_what_does_not_fit_into_the_limit_is_skipped_and_said_to_be(tmp_path, capsys):
     gpu_check.main(["--device", "cpu", "--quick", "--limit", "5", "--parts", "env", "--output-dir", str(tmp_path)])
     summary = json.loads((tmp_path / "summary.json").read_text("utf-8"))
