@@ -62,7 +62,8 @@ BAD = ("failed", "error")
 
 def main(argv: list[str] | None = None) -> None:
     options = parser().parse_args(argv)
-    folder = Path(options.output_dir or ROOT / "build" / "gpu_check").resolve()
+    default = ROOT / "build" / "gpu_check" if KERNELS.is_dir() else "gpu_check_output"
+    folder = Path(options.output_dir or default).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     start, done = time.monotonic(), {}
     with staged() as (python_path, scratch):
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--output-dir", help="folder of the results (default: build/gpu_check in the checkout)")
+    made.add_argument("--output-dir", help="folder of the results; default: build/gpu_check in a checkout")
     made.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: only to try the command out")
     made.add_argument("--quick", action="store_true", help="toy sizes: shows that all parts run, measures nothing")
     made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to do (default: all)")
@@ -206,6 +207,8 @@ def summary_of(done: dict[str, dict], options: argparse.Namespace, seconds: floa
 
 
 def commit() -> str:
+    if not KERNELS.is_dir():
+        return ""
     try:
         found = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     except OSError:
