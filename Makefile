@@ -4,7 +4,7 @@ VENV ?= .venv
 STAMP := $(VENV)/.installed
 PYTEST := -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-oldest test-settings test-gpu test-upstream lint benchmark clean
+.PHONY: demo test test-oldest test-settings test-gpu gpu-check test-upstream lint benchmark clean
 
 $(STAMP): pyproject.toml setup.py
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -46,6 +46,10 @@ test-settings: $(STAMP)
 test-gpu: $(STAMP)
 	GPU_TESTS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/pytest -q tests/kernels \
 		tests/step/test_optim.py tests/step/test_optim_staging.py
+
+# One command that proves the kernels on a GPU: correctness, speed, whole steps, in 8 minutes (CONTRIBUTING.md).
+gpu-check: $(STAMP)
+	$(VENV)/bin/python benchmarks/gpu_check.py
 
 # transformers' own Trainer tests on UnlearningTrainer; TRANSFORMERS is a checkout of theirs (tests/upstream/README.md).
 $(VENV)/.upstream: $(STAMP) tests/upstream/requirements.txt

@@ -19,21 +19,13 @@ import tempfile
 import time
 
 import torch
-from torch.utils.data import ConcatDataset, Dataset
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    LlamaConfig,
-    TimmWrapperConfig,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from torch.utils.data import Dataset
+from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from hf_sharp_unlearn import ASAM, NegGradPlus, SharpMinMax, UnlearningArguments, UnlearningTrainer
 from hf_sharp_unlearn.benchmarks.parts.options import parser_of, positive
 from hf_sharp_unlearn.benchmarks.parts.rows import quantiles, save, surroundings
+from hf_sharp_unlearn.benchmarks.parts.trainers import image_model, trainer_of
 from hf_sharp_unlearn.runtime import progress_bar
 
 RATIOS = (
@@ -44,13 +36,6 @@ RATIOS = (
     ("sharp_minmax_unfused", "neggrad"),
     ("sharp_minmax_unfused", "sharp_minmax"),
 )
-SHARP_MINMAX = SharpMinMax(0.97, ASAM(1.0), overlap=False)
-METHODS = {
-    "neggrad": NegGradPlus(0.97),
-    "neggrad_asam": NegGradPlus(0.97, ASAM(1.0)),
-    "sharp_minmax": SHARP_MINMAX,
-    "sharp_minmax_unfused": SHARP_MINMAX,
-}
 LLAMA = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4,
          "num_key_value_heads": 2, "vocab_size": 8192, "max_position_embeddings": 512}  # fmt: skip
 
@@ -98,41 +83,7 @@ def build(model: str, size: int) -> torch.nn.Module:
     torch.manual_seed(0)
     if model == "llama-small":
         return AutoModelForCausalLM.from_config(LlamaConfig(**LLAMA))
-    statistics_of_pixels = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    config = TimmWrapperConfig(
-        architecture=model, num_labels=10, pretrained_cfg={"input_size": [3, size, size], **statistics_of_pixels}
-    )
-    return AutoModelForImageClassification.from_config(config)
-
-
-def trainer_of(
-    variant: str, network: torch.nn.Module, retain: Noise, forget: Noise, batch: int, common: dict
-) -> Trainer:
-    """common: arguments that all variants share."""
-    if variant in METHODS:
-        unfused = variant.endswith("_unfused")
-        optimizer = torch.optim.SGD(network.parameters(), lr=common["learning_rate"], momentum=0.9) if unfused else None
-        args = UnlearningArguments(
-            **common, per_device_train_batch_size=batch, kernel_backend="reference" if unfused else "auto"
-        )
-        return UnlearningTrainer(
-            network,
-            args,
-            method=METHODS[variant],
-            forget_dataset=forget,
-            retain_dataset=retain,
-            optimizers=(optimizer, None),
-        )
-    parts = 2 if variant == "trainer_2" else 1
-    args = TrainingArguments(
-        **common,
-        optim="sgd",
-        optim_args="momentum=0.9",
-        lr_scheduler_type="constant",
-        per_device_train_batch_size=2 * batch // parts,
-        gradient_accumulation_steps=parts,
-    )
-    return Trainer(network, args, train_dataset=ConcatDataset([retain, forget]))
+    return image_model(model, size)
 
 
 def step_times(variant: str, model: str, size: int, batch: int, steps: int, folder: str) -> list[float]:

@@ -33,7 +33,16 @@ torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 
 # Files that take longest: they begin first, so that no worker is left with one of them in the end. (Workers take whole
 # files, `--dist loadfile`: what the tests of a file share is made once.)
-LONGEST = ("test_demo", "test_ddp", "test_tutorial", "test_hub", "test_resume", "test_contract", "test_memorization")
+LONGEST = (
+    "test_demo",
+    "test_gpu_check",
+    "test_ddp",
+    "test_tutorial",
+    "test_hub",
+    "test_resume",
+    "test_contract",
+    "test_memorization",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -38,15 +38,17 @@ class Tensors:
     masks: list[Tensor]
 
     @classmethod
-    def make(cls, shapes: Shapes, device: torch.device) -> "Tensors":
+    def make(cls, shapes: Shapes, device: torch.device, dtype: torch.dtype = torch.float32) -> "Tensors":
+        """dtype: of weights and gradients; momenta are float32."""
         generator = torch.Generator(device).manual_seed(0)
 
         def normal(scale):
-            return [torch.randn(s, generator=generator, device=device).mul_(scale) for s in shapes]
+            return [torch.randn(s, generator=generator, device=device).mul_(scale).to(dtype) for s in shapes]
 
         masks = [torch.rand(s, generator=generator, device=device) < 0.3 for s in shapes]
         w, gradients = normal(0.05), [normal(1e-3) for _ in range(4)]
-        return cls(w, [torch.zeros_like(x) for x in w], [torch.empty_like(x) for x in w], *gradients, masks)
+        momenta = [torch.zeros_like(x, dtype=torch.float32) for x in w]
+        return cls(w, momenta, [torch.empty_like(x) for x in w], *gradients, masks)
 
 
 class PerTensor:

@@ -5,11 +5,15 @@ Shapes = list[tuple[int, ...]]
 
 def resnet50() -> Shapes:
     """timm's ResNet-50 with 10 classes: 161 tensors, 23.5 M parameters, most of them small."""
+    return of_timm("resnet50")
+
+
+def of_timm(architecture: str) -> Shapes:
     import timm
     import torch
 
     with torch.device("meta"):
-        model = timm.create_model("resnet50", num_classes=10)
+        model = timm.create_model(architecture, num_classes=10)
     return [tuple(weight.shape) for weight in model.parameters()]
 
 

@@ -4,6 +4,7 @@ import argparse
 import ast
 import csv
 import importlib
+import json
 import re
 import runpy
 import shlex
@@ -33,11 +34,14 @@ def test_every_file_of_the_folder_is_a_question_with_a_line_in_the_readme():
 
 
 def test_the_readme_names_the_folders_files_and_every_committed_result():
-    for folder in ("parts", "comparison"):
+    for folder in ("parts", "comparison", "gpu"):
         for path in (FOLDER / folder).glob("*.py"):
             assert path.stem == "__init__" or f" {path.name}" in README, f"{folder}/{path.name}"
     made = {name: where for *_, results, where, _ in TABLE for name in re.findall(r"`([\w-]+\.\w+)`", results)}
-    assert set(made) == {path.name for path in (FOLDER / "results").iterdir()}
+    assert set(made) == {path.name for path in (FOLDER / "results").iterdir() if path.is_file()}
+    for path in (FOLDER / "results" / "gpu").glob("*"):  # a run of gpu_check.py each
+        summary = json.loads((path / "summary.json").read_text("utf-8"))
+        assert path.name in README and not summary["quick"], path.name
     for name, where in made.items():
         if name.endswith(".csv") and not name.endswith("_summary.csv"):
             with open(FOLDER / "results" / name, newline="") as file:
@@ -58,7 +62,7 @@ def test_a_question_is_a_command(path, monkeypatch, capsys):
 
 def test_no_question_hides_a_package():
     """`python benchmarks/FILE.py` puts the folder in front: `kernels.py` would break `import transformers`."""
-    taken = {path.stem for path in QUESTIONS} | {"parts", "comparison"}
+    taken = {path.stem for path in QUESTIONS} | {"parts", "comparison", "gpu"}
     assert not taken & {"kernels", "evaluate", "datasets", "timm", *sys.stdlib_module_names}
 
 

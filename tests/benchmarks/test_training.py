@@ -5,6 +5,7 @@ import csv
 import pytest
 
 from hf_sharp_unlearn.benchmarks import training
+from hf_sharp_unlearn.benchmarks.parts.trainers import METHODS
 from hf_sharp_unlearn.commands.cli import main
 
 
@@ -21,4 +22,4 @@ def test_the_command_times_training_steps(tmp_path, monkeypatch, model):
 
 def test_every_variant_of_a_ratio_is_a_trainer_or_a_method():
     variants = {name for pair in training.RATIOS for name in pair}
-    assert variants == {"trainer", "trainer_2", *training.METHODS}
+    assert variants <= {"trainer", "trainer_2", *METHODS}

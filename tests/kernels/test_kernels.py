@@ -229,6 +229,7 @@ def test_any_sizes_and_alignments_and_nothing_else_is_written(
     assert_equal(results[kernels], results[reference])
 
 
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="tiled is made for the CPU")
 @pytest.mark.parametrize("small", [0, 10, 1 << 20])
 def test_small_tensors_are_worked_on_together_with_the_same_result(monkeypatch, small):
     """All one by one, some together, all together; each with its own eta or rule."""
