@@ -18,6 +18,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 _isa = os.environ.get("ATEN_CPU_CAPABILITY", "native")
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"inductor-{os.getuid()}-{_isa}"))
 
+import optional_packages  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from parts import SUPPORT, Mlp, rows  # noqa: E402
@@ -54,6 +55,26 @@ def pytest_collection_finish(session):
     """Trainer collects garbage at the start of every run; what the imports have left need not be looked at again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    return (yield from _skipped_without())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    return (yield from _skipped_without())
+
+
+def _skipped_without():
+    """Without a package that may be missing, tests that come to need it are skipped by its name."""
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        if error.name in optional_packages.NAMES and optional_packages.missing(error.name):
+            pytest.skip(f"{error.name} is not installed")
+        raise
 
 
 @pytest.fixture

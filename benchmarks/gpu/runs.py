@@ -138,8 +138,8 @@ def timed(part: Part, variant: str, network: nn.Module, data, batch: int, warm: 
 
 
 def watched(part: Part, variant: str, network: nn.Module, data, batch: int, **arguments) -> dict:
-    """How often the host waits in the twelfth step (torch tells; it misses copies from pageable memory), sweeps that are
-    launched, and tables made or written again."""
+    """How often the host waits in the twelfth step (torch tells; it misses copies from pageable memory), how many
+    sweeps are launched, and tables made or written again."""
     with metered() as meter, _sync_warnings(part.gpu) as said:
         watch = Watch(meter, said)
         train(part, variant, network, data, batch, 3 if part.quick else 12, (watch,), **arguments)

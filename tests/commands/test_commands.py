@@ -2,11 +2,11 @@
 
 import json
 
-import datasets
 import numpy as np
 import peft
 import pytest
 import torch
+from optional_packages import datasets
 from parts import timm_resnet
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers

@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 
-import datasets
 import numpy as np
 import peft
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from optional_packages import datasets
 from parts import assert_same_updates, timm_resnet, weights_of
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers

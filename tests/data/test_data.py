@@ -1,9 +1,9 @@
 """split_forget, the sampler of two streams, and the count of items, by themselves."""
 
-import datasets
 import numpy as np
 import pytest
 import torch
+from optional_packages import datasets
 from parts import rows
 from torch.utils.data import RandomSampler, SequentialSampler, Subset
 

@@ -1,9 +1,9 @@
 """Images in memory and on disk: what the processor makes, augmentation that depends on the place in the run alone."""
 
-import datasets
 import numpy as np
 import pytest
 import torch
+from optional_packages import datasets
 from parts import assert_same, weights_of
 from PIL import Image
 from transformers import (

@@ -2,9 +2,9 @@
 
 import json
 
-import datasets
 import numpy as np
 import pytest
+from optional_packages import datasets
 
 from hf_sharp_unlearn.data.tables import forget_rows, is_hub_id, read_table
 

@@ -2,9 +2,9 @@
 
 import copy
 
-import datasets
 import pytest
 import torch
+from optional_packages import datasets
 from parts import BatchNormNet, Mlp, assert_same, assert_same_updates, differs, images, rows, timm_resnet, weights_of
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM

@@ -1,8 +1,8 @@
 """Bad input: one clear error that names the argument, the value and the remedy, before any work."""
 
-import datasets
 import pytest
 import torch
+from optional_packages import datasets
 from parts import Mlp, rows, timm_resnet
 from torch.utils.data import IterableDataset, Subset
 from transformers import TrainingArguments

@@ -4,9 +4,9 @@ import json
 import os
 import shutil
 
-import datasets
 import pytest
 import torch
+from optional_packages import datasets
 from parts import Mlp, StopAt, assert_same, differs, rows, weights_of
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM

@@ -2,10 +2,10 @@
 
 import copy
 
-import datasets
 import numpy as np
 import pytest
 import torch
+from optional_packages import datasets
 from parts import Mlp, assert_same, assert_same_updates, differs, rows, weights_of
 from torch import nn
 from torch.utils.data import DataLoader
@@ -255,7 +255,7 @@ def test_a_loader_of_another_kind_is_refused_by_name_and_a_wrapped_one_is_served
     assert differs(start, weights_of(trainer.model)) and len(trainer.loader) == 6
 
 
-@pytest.mark.parametrize("make_data", [list, datasets.Dataset.from_list], ids=["list", "table"])
+@pytest.mark.parametrize("make_data", [list, lambda rows: datasets.Dataset.from_list(rows)], ids=["list", "table"])
 def test_group_by_length_has_trainers_order(tmp_path, make_data):
     """In every epoch, as long as nothing else draws from the generator."""
     model = GPT2LMHeadModel(

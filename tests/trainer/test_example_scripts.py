@@ -7,10 +7,10 @@ import os
 from dataclasses import dataclass, field
 from itertools import chain
 
-import datasets
 import numpy as np
 import pytest
 import torch
+from optional_packages import datasets
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torchvision.transforms import v2

@@ -2,9 +2,9 @@
 
 import os
 
-import datasets
 import pytest
 import torch
+from optional_packages import datasets
 from parts import BatchNormNet, Mlp, assert_same, assert_same_updates, differs, images, rows, timm_resnet, weights_of
 from transformers import AutoModelForImageClassification, DefaultDataCollator, TrainerCallback, TrainingArguments
 

@@ -24,8 +24,11 @@ class TrainingArguments(UnlearningArguments):
     optim: Any = field(default=_DEFAULTS["optim"])
     learning_rate: float = field(default=_DEFAULTS["learning_rate"])
     lr_scheduler_type: Any = field(default=_DEFAULTS["lr_scheduler_type"])
+    logging_nan_inf_filter: bool = field(default=_DEFAULTS["logging_nan_inf_filter"])
 
     def __post_init__(self):
+        if self.accelerator_config is None:
+            self.accelerator_config = {}
         scheduled = self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
         if self.metric_for_best_model is None and (self.load_best_model_at_end or scheduled):
             self.metric_for_best_model = "loss"
