@@ -19,7 +19,6 @@ import tempfile
 import time
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from PIL import Image
@@ -35,8 +34,10 @@ from hf_sharp_unlearn.data import Processed, Slot, StreamDataset, cached_images
 from hf_sharp_unlearn.runtime import progress_bar
 
 
-def generated(count: int, size: int) -> datasets.Dataset:
+def generated(count: int, size: int) -> Any:
     """PNG files of smooth noise, as a table."""
+    import datasets
+
     draw, encoded = np.random.default_rng(0), []
     for _ in range(count):
         small = Image.fromarray(draw.integers(256, size=(8, 8, 3), dtype=np.uint8))
@@ -46,8 +47,10 @@ def generated(count: int, size: int) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"image": encoded, "label": [i % 100 for i in range(count)]}, features)
 
 
-def read(path: str, count: int) -> datasets.Dataset:
+def read(path: str, count: int) -> Any:
     """The first pictures of a parquet file, in the columns image and label."""
+    import datasets
+
     found = datasets.load_dataset("parquet", data_files=path, split="train")
     image, label = image_and_label(found)
     kept = found.select_columns([image, label]).select(range(min(count, len(found))))
@@ -55,8 +58,10 @@ def read(path: str, count: int) -> datasets.Dataset:
     return kept.rename_columns(new)
 
 
-def ways_of(table: datasets.Dataset, processor: ViTImageProcessor, cache: str) -> dict[str, Any]:
+def ways_of(table: Any, processor: ViTImageProcessor, cache: str) -> dict[str, Any]:
     """{way: what a trainer is given}. cache: a folder; a cached table keeps its pictures beside its own files."""
+    import datasets
+
     table.save_to_disk(cache)
     memory = ImagesInMemory.from_dataset(table, processor)
     return {
@@ -89,7 +94,7 @@ def step_seconds(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: dic
     return time.perf_counter() - start
 
 
-def measure(table: datasets.Dataset, options: argparse.Namespace) -> list[dict[str, float]]:
+def measure(table: Any, options: argparse.Namespace) -> list[dict[str, float]]:
     """{way: pictures per second} a round."""
     processor = ViTImageProcessor(size={"height": options.size, "width": options.size})
     rounds = []

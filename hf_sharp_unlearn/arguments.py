@@ -116,9 +116,10 @@ class UnlearningArguments(TrainingArguments):
             raise ValueError(f"retrain_seconds={self.retrain_seconds!r}: must be a number of seconds > 0.")
         if self.kernel_backend != "auto" and self.kernel_backend not in BACKENDS:
             raise ValueError(f"kernel_backend={self.kernel_backend!r}: must be 'auto' or one of {sorted(BACKENDS)}.")
-        if self.accelerator_config is None and self.dataloader_pin_memory and not torch.backends.mps.is_available():
-            self.accelerator_config = {"non_blocking": True}
+        own_config = self.accelerator_config is not None
         super().__post_init__()
+        if not own_config and self.dataloader_pin_memory and not torch.backends.mps.is_available():
+            self.accelerator_config.non_blocking = True
         if self.logging_nan_inf_filter is None:
             self.logging_nan_inf_filter = self.fp16
         if self.optim == OptimizerNames.SGD and "momentum" not in (self.optim_args or ""):

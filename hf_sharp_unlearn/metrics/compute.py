@@ -28,6 +28,8 @@ def compute_metrics(subjects: Mapping[str, Subject]) -> tuple[dict[str, dict[str
                 found = metric.compute(subject, *against)
             except (Unavailable, ValueError) as reason:  # the other metrics are worth having
                 found = {"": Absent(str(reason))}
+            except ModuleNotFoundError as error:
+                found = {"": Absent(f"the package {error.name} is not installed here")}
             for key, value in found.items():
                 key = f"{name}/{key}" if key else name
                 values.setdefault(key, {})[title] = finite(value)

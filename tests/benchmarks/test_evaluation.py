@@ -3,10 +3,13 @@ size."""
 
 import csv
 
+from optional_packages import needs
+
 from hf_sharp_unlearn.benchmarks import evaluation
 
 
 def test_w_p_of_10000_samples_with_2048_features_stays_under_4_gib():
+    needs("ot")
     before, peak = evaluation.peak_memory()
     assert 0.15 < before < peak < 4, "the two sets alone are 0.15 GiB"
 

@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 
+from optional_packages import needs
 from parts import SUPPORT
 
 
 def test_every_block_of_the_tutorial_runs(hub, tmp_path):
+    needs("datasets", "ot")
     command = [sys.executable, str(SUPPORT / "tutorial_job.py"), str(tmp_path)]
     environment = {**hub[0], "PYTHONPATH": str(SUPPORT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)

@@ -7,6 +7,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from optional_packages import needs
 from parts import LLAMA, ROOT, Mlp, assert_same, images, rows, timm_resnet, weights_of
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -248,6 +249,7 @@ def test_models_are_left_alone_and_the_same_seed_gives_the_same_report(sets):
 
 
 def test_a_language_model_is_reported_by_token():
+    needs("ot")
     torch.manual_seed(0)
     models = [LlamaForCausalLM(LlamaConfig(**LLAMA)).eval() for _ in range(2)]
     ids = torch.randint(3, 19, (40, 6), generator=torch.Generator().manual_seed(0))

@@ -5,6 +5,8 @@ import importlib
 import importlib.util
 import types
 
+import pytest
+
 NAMES = ("datasets", "ot")
 
 
@@ -19,6 +21,12 @@ def missing(name):
 
 def optional(name):
     return Absent(name) if missing(name) else importlib.import_module(name)
+
+
+def needs(*names):
+    """For a test whose work is done by another process."""
+    for name in filter(missing, names):
+        pytest.skip(f"{name} is not installed")
 
 
 datasets = optional("datasets")

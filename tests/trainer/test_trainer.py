@@ -40,7 +40,7 @@ def test_the_host_waits_for_neither_batches_nor_a_filter_of_losses(tmp_path):
 
     assert made() == (True, False)
     assert made(fp16=True) == (True, True)
-    assert made(dataloader_pin_memory=False) == (False, False)
+    assert made(dataloader_pin_memory=False) == made(use_cpu=True) == (False, False)
     assert made(accelerator_config={"even_batches": True}, logging_nan_inf_filter=True) == (False, True)
     assert made(fp16=True, logging_nan_inf_filter=False) == (True, False)
 
