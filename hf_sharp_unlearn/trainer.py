@@ -459,12 +459,14 @@ class UnlearningTrainer(Trainer):
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
+        also: Sequence[str] = (),
         **kwargs: Any,
     ) -> CommitInfo | Future | None:
-        """Save and upload weights, processor, config, card and report, as `Trainer.push_to_hub` does; what else lies in
-        the output folder and may be published goes along (see `sharing.shareable_files`).
+        """Save and upload weights, processor, config, card and report; what else lies in the output folder stays there
+        (see `sharing.shareable_files`).
 
-        kwargs: of `create_model_card`. Returns the commit, or with `blocking=False` its Future.
+        also: names of further files to upload. kwargs: of `create_model_card`. Returns the commit, or with
+        `blocking=False` its Future.
 
         Raises PushError with the remedy if the Hub refuses or the connection breaks (with `blocking=False` the Future
         does): the model then is whole in the output folder, and a second call completes the push.
@@ -479,7 +481,9 @@ class UnlearningTrainer(Trainer):
             self.init_hf_repo(token, private, folder)
         self.create_model_card(**{"model_name": self.hub_model_id.split("/")[-1], **kwargs})
         self._finish_current_push()
-        where = {"token": token, "revision": revision or self.args.hub_revision}
+        if stays := sharing.left_out(folder, also=also):
+            logger.warning("Not pushed: %s. push_to_hub(also=[...]) takes files along.", ", ".join(stays[:8]))
+        where = {"token": token, "revision": revision or self.args.hub_revision, "also": also}
         return sharing.upload(folder, self.hub_model_id, commit_message, blocking, **where)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:

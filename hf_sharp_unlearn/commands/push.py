@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..sharing import check_folder, erase, make_repo, push_folder, remains, shareable_files
+from ..sharing import check_folder, erase, left_out, make_repo, push_folder, remains, shareable_files
 from .options import option
 from .parsing import UsageError, parse
 
@@ -25,6 +25,7 @@ class Push:
     private: bool = option("make a new repository private", False)
     message: str = option("of the commit", "Upload unlearned model")
     revision: str | None = option("branch to push to; default: main")
+    also: list[str] = option("further files of the folder; only model, processor, card and report go by themselves", [])
 
 
 @dataclass
@@ -74,6 +75,10 @@ def main(argv: Sequence[str]) -> None:
         warnings.warn(
             f"--include-training-state: {asked} are computed from the forget set and will be on the Hub.", stacklevel=2
         )
+    included = shareable_files(push.folder, state.include_training_state, push.also)
+    if stays := left_out(push.folder, state.include_training_state, push.also):
+        shown = ", ".join(stays[:8]) + (", ..." if len(stays) > 8 else "")
+        print(f"{len(included)} files go; {len(stays)} stay here ({shown}). --also NAME takes one along.")
     repo = make_repo(push.repo, private=push.private or None, folder=push.folder)
     done = push_folder(
         push.folder,
@@ -82,6 +87,7 @@ def main(argv: Sequence[str]) -> None:
         revision=push.revision,
         training_state=state.include_training_state,
         replace=history.replace,
+        also=push.also,
     )
     print(f"pushed: {done.commit_url}")
     if history.delete_history:

@@ -4,8 +4,9 @@ pushes to the Hub and what history keeps. Nothing here trains or measures.
 
 from .card_facts import RunFacts, training_arguments
 from .commitment import check_commitment, forget_commitment
-from .hub import PushError, check_folder, erase, make_repo, push_folder, remains, shareable_files
+from .hub import PushError, check_folder, erase, make_repo, push_folder, remains
 from .model_card import REPORT_FOLDER
+from .publishable import left_out, shareable_files
 from .publishing import CardKeeper, check_push, copy_for_push, failures, push_checkpoint, upload
 from .saving import complete_saved, names_for_others
 from .shareable import shareable
@@ -23,6 +24,7 @@ __all__ = [
     "erase",
     "failures",
     "forget_commitment",
+    "left_out",
     "make_repo",
     "names_for_others",
     "push_checkpoint",
