@@ -85,6 +85,7 @@ class UnlearningTrainer(Trainer):
         self.partition: step.Partition | None = None  # of the run that is active, or was the last
         self.teacher: step.Teacher | None = None
         self.report: UnlearningReport | None = None  # the latest one of the weights as they are
+        self.overlaps: list[run.Overlap] = []  # of the run's sets, by content; known on the first process
         self.resumed = False
         self._pending = step.PendingWindow()
         self._active: run.ActiveRun | None = None
@@ -185,6 +186,7 @@ class UnlearningTrainer(Trainer):
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """Partition and teacher are taken from the weights before the first step and before the model is wrapped."""
         self.report, self.resumed = None, resume_from_checkpoint is not None
+        self.overlaps = self._compared_sets()
         if self.is_world_process_zero():
             self._card.forget_report(self.args.output_dir)
         if resume_from_checkpoint is None:
@@ -578,6 +580,12 @@ class UnlearningTrainer(Trainer):
         for features, items in self._streams().whole(stream, count, title):
             yield self._prepare_inputs(features), items
 
+    def _compared_sets(self) -> list[run.Overlap]:
+        sets = {"forget": self.forget_dataset, "retain": self.retain_dataset, "test": self.eval_dataset.get("test")}
+        compare = partial(run.checked_overlaps, sets, self._signature_columns or (), self.label_names)
+        first, processes = self.is_world_process_zero(), self.accelerator.num_processes
+        return on_first(compare, "The comparison of the sets", first, self.args.device, processes) or []
+
     def _make_partition(self) -> step.Partition | None:
         batches = self._whole_set("forget", None, "Partition")
         return run.make_partition(
@@ -692,6 +700,7 @@ class UnlearningTrainer(Trainer):
             partition=self.partition,
             report=self.report,
             resumed=self.resumed,
+            overlaps=[overlap.describe(rows=False) for overlap in self.overlaps],
             hub_name=self.hub_name,
             hub_model_id=self.hub_model_id,
         )

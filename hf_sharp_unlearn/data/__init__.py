@@ -2,6 +2,7 @@
 names under which a command line finds tables and models. Nothing here computes a loss or a gradient.
 """
 
+from .contents import contents_of, shared
 from .hub_id import hub_id
 from .images import CropFlip, ImagesInMemory, cached_images
 from .loading import SeededDataset, StreamDataset, sized
@@ -34,6 +35,7 @@ __all__ = [
     "Streams",
     "cached_images",
     "collator_for",
+    "contents_of",
     "count_items",
     "dataset_of",
     "evaluation_sets",
@@ -50,6 +52,7 @@ __all__ = [
     "read_table",
     "rows_of",
     "select_rows",
+    "shared",
     "sized",
     "split_forget",
     "stream_sampler",

@@ -7,6 +7,7 @@ from .active import ActiveRun, undone_if_too_large
 from .classes import classes_to_draw
 from .epochs import Epochs
 from .evaluation import MeanLoss
+from .overlap import Overlap, checked_overlaps
 from .progress import LineProgress
 from .rewind import Rewind
 from .search import default_objective
@@ -17,7 +18,9 @@ __all__ = [
     "Epochs",
     "LineProgress",
     "MeanLoss",
+    "Overlap",
     "Rewind",
+    "checked_overlaps",
     "checks",
     "classes_to_draw",
     "complete_weights",
