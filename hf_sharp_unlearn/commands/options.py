@@ -49,7 +49,9 @@ class Run:
 
     _argument_group_name = "run"
 
-    output_dir: str | None = option("where the results are written; default: a folder named after the command")
+    output_dir: str | None = option(
+        "where the results are written; default: a folder that is named by what it holds, e.g. unlearning_report"
+    )
     overwrite: bool = option("replace results that are there already", False)
     batch_size: int = option("samples a batch", 128)
     seed: int = option("of everything that is drawn", 0)
