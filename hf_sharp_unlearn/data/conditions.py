@@ -153,7 +153,7 @@ def _listed(condition: Condition, text: str) -> list[Word]:
 
 def _comparable(condition: Condition, cells: list, feature: Any) -> tuple[list, list]:
     """(the cells, None where they are empty; the values), of one kind that Python compares without rounding."""
-    names, kind = getattr(feature, "names", None), getattr(feature, "dtype", None) or type(feature).__name__
+    names, kind = getattr(feature, "names", None), str(getattr(feature, "dtype", None) or type(feature).__name__)
     if names is not None:
         return [None if cell in (None, -1) else cell for cell in cells], [
             _class_number(condition, word, names) for word in condition.words
@@ -164,6 +164,8 @@ def _comparable(condition: Condition, cells: list, feature: Any) -> tuple[list, 
         return cells, [_truth(condition, word) for word in condition.words]
     if kind.startswith(("int", "uint", "decimal")):
         return cells, [_numeric(condition, word) for word in condition.words]
+    if kind == "Json" and not any(isinstance(cell, list | dict) for cell in cells):
+        return _strings(condition, [cell if cell is None else str(cell) for cell in cells])  # of more than one kind
     if kind.startswith(("float", "double", "half")):
         return _floats(condition, cells, kind)
     if kind.startswith(("timestamp", "date")):

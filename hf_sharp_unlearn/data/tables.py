@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .conditions import flags, holds
+from .faults import fault_in, reason, unread
 from .hub_id import hub_id
 from .row_lists import row_numbers
 
@@ -29,6 +30,8 @@ def read_table(spec: str) -> Any:
         path, split = spec, ""
     ending = os.path.splitext(path)[1]
     try:
+        if fault := unread(path):
+            raise ValueError(fault)
         if os.path.isfile(path) and ending in FILES:
             found = datasets.load_dataset(FILES[ending], data_files=path, split="train")
         elif os.path.isfile(path):
@@ -40,14 +43,18 @@ def read_table(spec: str) -> Any:
         else:
             found = datasets.load_dataset(path)
     except Exception as error:
-        raise ValueError(f"No data set could be loaded from {spec!r}: {first_line(error)}") from error
-    if not isinstance(found, datasets.DatasetDict):
-        if split:
-            raise ValueError(f"{spec!r}: {path} has no splits. Leave :{split} out.")
-        return found
-    if split and split not in found or not split and len(found) > 1:
-        raise ValueError(f"{spec!r}: name one of the splits {list(found)}, as {path}:NAME.")
-    return found[split or next(iter(found))]
+        fault, said = fault_in(path), reason(error)
+        why = said if fault is None else f"{fault}. Correct the file." + f" ({said})" * (fault != said)
+        raise ValueError(f"No data set could be loaded from {spec!r}: {why}") from error
+    if isinstance(found, datasets.DatasetDict):
+        if split and split not in found or not split and len(found) > 1:
+            raise ValueError(f"{spec!r}: name one of the splits {list(found)}, as {path}:NAME.")
+        found = found[split or next(iter(found))]
+    elif split:
+        raise ValueError(f"{spec!r}: {path} has no splits. Leave :{split} out.")
+    if not len(found):
+        raise ValueError(f"{spec!r} is empty: it has the columns {found.column_names}, and no row.")
+    return found
 
 
 def is_hub_id(spec: str) -> str | None:
@@ -100,7 +107,3 @@ def _holds_images(path: str) -> bool:
         return False
     folders = [entry.path for entry in os.scandir(path) if entry.is_dir()]
     return any(os.path.splitext(name)[1].lower() in PICTURES for folder in folders for name in os.listdir(folder))
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
