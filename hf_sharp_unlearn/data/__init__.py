@@ -2,6 +2,7 @@
 names under which a command line finds tables and models. Nothing here computes a loss or a gradient.
 """
 
+from .bad_rows import bad_rows, without_rows
 from .hub_id import hub_id
 from .images import CropFlip, ImagesInMemory, cached_images
 from .loading import SeededDataset, StreamDataset, sized
@@ -32,6 +33,7 @@ __all__ = [
     "StreamBatchSampler",
     "StreamDataset",
     "Streams",
+    "bad_rows",
     "cached_images",
     "collator_for",
     "count_items",
@@ -55,4 +57,5 @@ __all__ = [
     "stream_sampler",
     "targets_of",
     "transform_of",
+    "without_rows",
 ]
