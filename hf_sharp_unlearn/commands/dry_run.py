@@ -69,7 +69,9 @@ def rehearse(trainer: UnlearningTrainer, output_dir: str) -> None:
         f"{args.train_batch_size} samples a process, {args.world_size} process(es), "
         f"{args.gradient_accumulation_steps} accumulated"
     )
-    lines["steps"] = f"{timed.steps:,}" + (f" in {args.num_train_epochs:g} epoch(s)" if args.max_steps <= 0 and timed.steps > 1 else "")
+    lines["steps"] = f"{timed.steps:,}"
+    if args.max_steps <= 0 and timed.steps > 1:
+        lines["steps"] += f" in {args.num_train_epochs:g} epoch(s)"
     lines["time"] = (
         f"about {timed.steps * timed.seconds:,.0f} s for the steps ({timed.seconds:.3f} s each), without the report"
     )

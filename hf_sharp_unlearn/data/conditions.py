@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .words import moment, number, spelled
+from .words import READ_AS_EMPTY, moment, number, spelled
 
 SIGNS: dict[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq, "!=": operator.ne, "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt
@@ -24,8 +24,6 @@ _SIGN = re.compile(r"==|!=|<=|>=|<|>|\bin\b")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _LIST = re.compile(r"""\s*(?:"(?P<double>[^"]*)"|'(?P<single>[^']*)'|(?P<bare>[^,]*?))\s*(?:,|$)""")
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
-# What readers of CSV files take for an empty cell: somebody who asks for such a word means cells that are gone.
-_READ_AS_EMPTY = {"", "na", "n/a", "#n/a", "#na", "nan", "-nan", "null", "none", "<na>", "1.#ind", "1.#qnan"}
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,7 @@ def _comparable(condition: Condition, cells: list, feature: Any) -> tuple[list, 
     if kind.startswith(("timestamp", "date")):
         return _dates(condition, cells, cells)
     raise condition.refused(
-        f"column {condition.column!r} holds {kind}: only numbers, dates, words, true and false can be compared."
+        f"column {condition.column!r} holds {kind}. Name one of numbers, dates, words, or true and false."
     )
 
 
@@ -239,9 +237,8 @@ def _strings(condition: Condition, cells: list) -> tuple[list, list]:
     elif moment(word.text) is not None:
         read, what = moment, "date like 2024-01-31"
     else:
-        raise condition.refused(
-            f"column {condition.column!r} holds words, which have no order: {word.text!r} is no number and no ISO date."
-        )
+        row, cell = next(((row, cell) for row, cell in enumerate(cells) if cell and cell.strip()), (0, None))
+        raise condition.cannot(row, cell, word, "Words have no order: give a number, or an ISO date, 2024-01-31.")
     keys = [None if cell is None or not cell.strip() else read(cell) for cell in cells]
     for row, (cell, key) in enumerate(zip(cells, keys, strict=True)):
         if key is None and cell is not None and cell.strip():
@@ -253,7 +250,7 @@ def _strings(condition: Condition, cells: list) -> tuple[list, list]:
 def _as_word(condition: Condition, word: Word, cells: list) -> str:
     """The word, if no cell says the same in another spelling: 3 and 3.0, true and True, or a blank at the end."""
     gone = word.text not in cells
-    if gone and word.text.strip().lower() in _READ_AS_EMPTY and None in cells:
+    if gone and word.text.strip().lower() in READ_AS_EMPTY and None in cells:
         raise condition.cannot(
             cells.index(None), None, word, "Such words may have been read as empty cells: use another."
         )

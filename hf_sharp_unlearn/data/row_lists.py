@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from .words import number
+from .words import READ_AS_EMPTY, number
 
 FORMS = "text with one row number a line, .csv, .json, .jsonl, .npy, .npz or .parquet"
 _ROW_NAME = re.compile("(forget|forgotten)?(rows?|index|indices|indexes|idx|row(numbers?|index|indices|idx))")
+_NAME = re.compile(r"[^\W\d][\w .-]*")
 _UNNAMED = ("", "Unnamed: 0", "__index_level_0__")  # how pandas writes its index
 
 
@@ -206,6 +207,8 @@ def _csv(path: str) -> Listed:
         column, body = 0, rows
     else:
         column, body = head.index(_row_column(head)), rows[1:]
+        if len(head) == 1 and (not _NAME.fullmatch(head[0]) or head[0].lower() in {"inf", "infinity", *READ_AS_EMPTY}):
+            raise Wrong(f", line 1: {head[0][:40]!r} is no row number, and no name of a column. Name the column row.")
     for place, row in body:
         if len(row) != len(head):
             raise Wrong(f", line {place}: {len(row)} fields, the first line has {len(head)}. Correct it.")

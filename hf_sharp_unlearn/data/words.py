@@ -6,6 +6,8 @@ import unicodedata
 from decimal import Decimal
 from typing import Any
 
+# What readers of CSV files take for an empty cell: somebody who asks for such a word means cells that are gone.
+READ_AS_EMPTY = {"", "na", "n/a", "#n/a", "#na", "nan", "-nan", "null", "none", "<na>", "1.#ind", "1.#qnan"}
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,6})?")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
