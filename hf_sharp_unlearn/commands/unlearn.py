@@ -180,7 +180,11 @@ def _sets(
     indices, prints = None, {name: fingerprint(getattr(data, name), tables[name]) for name in tables if name != "test"}
     if data.train:  # chosen before pictures are decoded: a wrong choice should not cost that
         indices = forget_rows(
-            tables["train"], column=data.forget_column, indices=data.forget_indices, conditions=data.forget_filter
+            tables["train"],
+            column=data.forget_column,
+            indices=data.forget_indices,
+            conditions=data.forget_filter,
+            spec=data.train,
         )
         prints["rows"] = hashlib.sha256(indices.tobytes()).hexdigest()
     if args.process_index == 0:

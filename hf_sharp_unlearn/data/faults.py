@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .words import number
@@ -27,6 +27,9 @@ def fault_in(path: str) -> str | None:
     if os.path.isfile(state):
         with open(state, encoding="utf-8") as file:
             return None if json.load(file).get("_data_files") else "it has no row"
+    if os.path.isdir(path):
+        saved = os.path.isfile(os.path.join(path, "dataset_dict.json"))
+        return None if saved else _in_folder(path, fault_in)
     if not os.path.isfile(path) or ending not in (".csv", ".json", ".jsonl"):
         return None
     if os.path.getsize(path) == 0:
@@ -40,6 +43,8 @@ def unread(path: str) -> str | None:
     the first column for row names and the others for what they are not; a name that comes twice. Of a JSON file: bytes
     that are no utf-8, which are found only where a cell is asked for."""
     ending = os.path.splitext(path)[1]
+    if os.path.isdir(path):
+        return _in_folder(path, unread)
     if ending in (".json", ".jsonl") and os.path.isfile(path):
         return _of_encoding(path)
     if ending != ".csv" or not os.path.isfile(path):
@@ -54,6 +59,14 @@ def unread(path: str) -> str | None:
         return f"line {line} has {len(first)} fields, the header has {len(header)}"
     twice = next((name for name in header if name and header.count(name) > 1), None)
     return None if twice is None else f"line 1 names column {twice!r} twice"
+
+
+def _in_folder(folder: str, look: Callable[[str], str | None]) -> str | None:
+    """The first fault of the files in a folder, with the file's name; folders in it are not looked into."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_file() and (fault := look(entry.path)):
+            return f"{entry.name}: {fault}"
+    return None
 
 
 def _of_encoding(path: str) -> str | None:

@@ -16,6 +16,7 @@ from .conditions import flags, holds
 from .faults import fault_in, reason, unread
 from .hub_id import hub_id
 from .row_lists import row_numbers
+from .spellings import check_spellings, is_csv
 
 FILES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -72,13 +73,19 @@ def fingerprint(spec: str, data: Any) -> str:
 
 
 def forget_rows(
-    data: Any, *, column: str | None = None, indices: Sequence[str] = (), conditions: Sequence[str] = ()
+    data: Any,
+    *,
+    column: str | None = None,
+    indices: Sequence[str] = (),
+    conditions: Sequence[str] = (),
+    spec: str | None = None,
 ) -> np.ndarray:
     """Rows of the forget set, in order.
 
     column: of true and false (or 1 and 0); true is forgotten. indices: row numbers, or one file with them, see
     `row_lists`. conditions: "COLUMN SIGN VALUE" with == != < <= > >= or in (VALUE then is a list with commas), see
-    `conditions`; rows for which all hold. A class may be named by its name.
+    `conditions`; rows for which all hold. A class may be named by its name. spec: what `read_table` made the data of;
+    of a CSV file it is looked at how numbers were written, see `spellings`.
 
     Raises ValueError unless exactly one of the three is given and it names some rows, but not all.
     """
@@ -94,6 +101,8 @@ def forget_rows(
         rows = row_numbers(list(indices), len(data))
     else:
         rows = np.flatnonzero(np.logical_and.reduce([holds(data, condition) for condition in conditions]))
+        for condition in conditions if is_csv(spec) else ():
+            check_spellings(data, spec, condition)
     if not 0 < len(rows) < len(data):
         raise ValueError(
             f"The forget set has {len(rows)} of {len(data)} rows: it must hold some, and leave some to retain."

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from optional_packages import datasets
 
-from hf_sharp_unlearn.data.tables import forget_rows
+from hf_sharp_unlearn.data.tables import forget_rows, read_table
 
 UTC = datetime.UTC
 HOURS = [datetime.datetime(2024, 5, 6, hour, tzinfo=UTC) for hour in (0, 9, 15)]
@@ -147,3 +147,22 @@ def test_nanoseconds_and_decimals_are_not_rounded():
     assert forget_rows(table, conditions=["at > 2023-11-14T22:13:20"]).tolist() == [0]
     assert forget_rows(table, conditions=["exact == 0.10"]).tolist() == [0]
     assert np.array_equal(forget_rows(table, conditions=["exact > 0.1"]), [1])
+
+
+def test_numbers_that_a_csv_file_writes_in_more_than_one_way(tmp_path):
+    """01234 and 1234, and the versions 1.1 and 1.10, are one number only to the reader."""
+    path = tmp_path / "a.csv"
+    path.write_text("zip,version,score,part\n01234,1.1,0.50,007\n1234,1.10,0.25,008\n50000,1.2,,009\n")
+    table = read_table(str(path))
+
+    def rows(condition):
+        return forget_rows(table, conditions=[condition], spec=str(path)).tolist()
+
+    assert rows("zip == 50000") == [2] and rows("zip > 1234") == [2] and rows("part == 008") == [1]
+    assert rows("score == 0.5") == [0] and rows("version in 1.2") == [2]
+    for condition, words in (
+        ("zip == 1234", "row 0 '01234', row 1 '1234'"), ("zip in 50000, 01234", "row 0 '01234', row 1 '1234'"),
+        ("version != 1.10", "row 0 '1.1', row 1 '1.10'"), ("part == 7", "row 0 '007'"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"holds this number written otherwise .{words}"):
+            rows(condition)

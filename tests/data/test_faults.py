@@ -64,6 +64,18 @@ def test_saved_sets_that_are_cut_or_empty(tmp_path):
         read_table(str(tmp_path / "none"))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_fault_in_a_folder_of_files_names_the_file(tmp_path):
+    (tmp_path / "one.csv").write_text("words,label\na,1\n")
+    (tmp_path / "two.csv").write_text("words,label\na,1\nb,c,0\n")
+    with pytest.raises(ValueError, match="two.csv: line 3 has 3 fields, the header has 2"):
+        read_table(str(tmp_path))
+    (tmp_path / "two.csv").write_text("words,label\na,c,1\n")
+    with pytest.raises(ValueError, match="two.csv: line 2 has 3 fields, the header has 2"):
+        read_table(str(tmp_path))
+    gc.collect()
+
+
 @pytest.mark.skipif(not hasattr(datasets, "Json"), reason="this version of datasets refuses such a file")
 def test_a_column_of_more_than_one_kind_is_compared_as_its_text(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"n": 4}\n{"n": "40"}\n{"n": "n/k"}\n{"n": null}\n{"n": true}\n')
