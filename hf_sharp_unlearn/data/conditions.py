@@ -77,7 +77,9 @@ def holds(data: Any, condition: str) -> np.ndarray:
 
 def flags(data: Any, column: str) -> np.ndarray:
     """A column of true and false as a mask: booleans, 1 and 0, or these as words. Raises ValueError for other cells."""
-    cells = cells_of(data, column)
+    cells, names = cells_of(data, column), getattr(data.features[column], "names", None)
+    if names is not None:  # what a class is called, not its number: "true" may well be class 0
+        cells = [None if cell in (None, -1) else names[cell] for cell in cells]
     marked = np.zeros(len(cells), dtype=bool)
     for row, cell in enumerate(cells):
         word = cell.strip().lower() if isinstance(cell, str) else cell

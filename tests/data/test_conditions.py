@@ -136,6 +136,8 @@ def test_a_column_of_true_and_false_in_words():
         with pytest.raises(ValueError, match=f"--forget-column {column}: must hold true and false .*{words}"):
             forget_rows(table, column=column)
     assert forget_rows(table, conditions=["b == yes"]).tolist() == [0]
+    features = datasets.Features({"drop": datasets.ClassLabel(names=["true", "false"])})
+    assert forget_rows(datasets.Dataset.from_dict({"drop": [0, 1, 1, 0]}, features), column="drop").tolist() == [0, 3]
 
 
 def test_nanoseconds_and_decimals_are_not_rounded():
