@@ -23,8 +23,11 @@ from ..data import (
     read_table,
     split_forget,
 )
+from ..runtime import write_text
 from ..sharing import REPORT_FOLDER, PushError, training_arguments
 from ..trainer import UnlearningTrainer
+from .chosen_rows import chosen_line, usable
+from .dry_run import rehearse, write_nothing
 from .evaluate import Measurements
 from .method_options import MethodOptions
 from .options import DATA, MODEL, Columns, option, refuse_finished, required
@@ -32,6 +35,7 @@ from .parsing import UsageError, parse
 
 DONE = "all_results.json"
 OPTIONS = "_options.json"  # "_": stays here when the folder is pushed
+SKIPPED = "_skipped_rows.json"
 DEFAULTS = {"output_dir": "unlearned", "save_strategy": "epoch", "save_total_limit": 1}
 AUGMENTATION = {"none": None, "flip": CropFlip(0), "crop-flip": CropFlip()}
 
@@ -54,9 +58,15 @@ class Data:
 
     train: str | None = option(f"the training data, of which a part is to be forgotten: {DATA}")
     forget_column: str | None = option("column of true and false; true rows are forgotten")
-    forget_indices: list[str] = option("row numbers, or a file with them: .npy, .json, or text", [])
+    forget_indices: list[str] = option(
+        "row numbers, counted from 0, or a file with them: text with one a line, .csv, .json, .jsonl, .npy, .npz or "
+        ".parquet",
+        [],
+    )
     forget_filter: list[str] = option(
-        "conditions that forgotten rows fulfil, all of them, e.g. 'label == cat' 'score > 0.9'", []
+        "conditions that forgotten rows fulfil, all of them, e.g. 'label == cat' 'score > 0.9'; signs are == != < <= > "
+        ">= and in; numbers, dates (2024-01-31) or words, in quotes to be taken letter by letter",
+        [],
     )
     forget: str | None = option("the forget set as data of its own, instead of --train")
     retain: str | None = option("the retain set as data of its own")
@@ -67,6 +77,11 @@ class Data:
         "auto",
     )
     augmentation: Literal[tuple(AUGMENTATION)] = option("of training images; crop: by up to 4 pixels", "none")
+    skip_bad: bool = option(
+        "leave out rows with a picture that cannot be opened, no text or no label, and list them in "
+        f"{SKIPPED}; never rows that are to be forgotten. Without it they are refused",
+        False,
+    )
 
 
 @dataclass
@@ -75,6 +90,11 @@ class Results:
 
     overwrite: bool = option("do a finished run again, from the beginning", False)
     report: bool = option("make the unlearning report, and put it on the card", True)
+    dry_run: bool = option(
+        "only say what would be done: samples, classes, method, steps and seconds, from two steps on a model that is "
+        "not kept; nothing is written to the output folder",
+        False,
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -93,11 +113,16 @@ def main(argv: Sequence[str]) -> None:
     chosen = method.build()
     loaded = load_model(model.model, model.dtype)
     with args.main_process_first(desc="data"):
-        sets, indices, prints = _sets(model, data, columns, args)
+        sets, indices, prints, skipped = _sets(model, data, columns, args)
         options = {"model": model.model, "dtype": model.dtype, "data": prints, "columns": columns.as_arguments(),
                    "augmentation": data.augmentation, "method": repr(chosen),
                    "arguments": training_arguments(args)}  # fmt: skip
-        checkpoint = _checkpoint(args, results.overwrite, options)
+        checkpoint = None if results.dry_run else _checkpoint(args, results.overwrite, options)
+    if results.dry_run:
+        folder = args.output_dir
+        write_nothing(args)
+    elif skipped and args.process_index == 0:
+        write_text(os.path.join(args.output_dir, SKIPPED), json.dumps(skipped, indent=1))
     args.forget_selection = args.forget_selection or _selection(data)
     first = sets["forget"]
     trainer = UnlearningTrainer(
@@ -111,6 +136,8 @@ def main(argv: Sequence[str]) -> None:
         retain_dataset=sets["retain"],
         forget_indices=indices,
     )
+    if results.dry_run:
+        return rehearse(trainer, folder)
     trainer.train(resume_from_checkpoint=checkpoint)
     metrics = trainer.evaluate()
     trainer.save_model(_internal_call=True)
@@ -139,9 +166,9 @@ def _check_folders(model: Model, output_dir: str) -> None:
 
 def _sets(
     model: Model, data: Data, columns: Columns, args: UnlearningArguments
-) -> tuple[dict[str, Any], Any, dict[str, str]]:
+) -> tuple[dict[str, Any], Any, dict[str, str], dict[str, dict[int, str]]]:
     """Forget, retain and test set; the rows of the first in the training data, if it is one; fingerprints of all that
-    is trained on."""
+    is trained on; rows that were left out, and why."""
     augmentation = AUGMENTATION[data.augmentation]
     settings = {**columns.as_arguments(), "images": data.images, "device": args.device}
     named = bool(data.forget_column or data.forget_indices or data.forget_filter)
@@ -153,9 +180,20 @@ def _sets(
     indices, prints = None, {name: fingerprint(getattr(data, name), tables[name]) for name in tables if name != "test"}
     if data.train:  # chosen before pictures are decoded: a wrong choice should not cost that
         indices = forget_rows(
-            tables["train"], column=data.forget_column, indices=data.forget_indices, conditions=data.forget_filter
+            tables["train"],
+            column=data.forget_column,
+            indices=data.forget_indices,
+            conditions=data.forget_filter,
+            spec=data.train,
         )
         prints["rows"] = hashlib.sha256(indices.tobytes()).hexdigest()
+    if args.process_index == 0:
+        print(chosen_line(indices, data.train or data.forget, tables["train" if data.train else "forget"]), flush=True)
+    places, skipped = indices, {}
+    if data.skip_bad:
+        specs = {name: getattr(data, name) for name in tables}
+        tables, places, skipped = usable(tables, specs, indices, model.model, columns, args.process_index == 0)
+        prints["skipped"] = hashlib.sha256(json.dumps(skipped).encode()).hexdigest()
     ready = {
         name: prepare(
             table,
@@ -167,9 +205,9 @@ def _sets(
         for name, table in tables.items()
     }
     if data.train:
-        forget, retain = split_forget(ready.pop("train"), indices)
+        forget, retain = split_forget(ready.pop("train"), places)
         ready |= {"forget": forget, "retain": retain}
-    return {"retain": None, **ready}, indices, prints
+    return {"retain": None, **ready}, indices, prints, skipped
 
 
 def _specs(data: Data) -> list[str]:

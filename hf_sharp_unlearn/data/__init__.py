@@ -2,6 +2,7 @@
 names under which a command line finds tables and models. Nothing here computes a loss or a gradient.
 """
 
+from .bad_rows import bad_rows, without_rows
 from .contents import contents_of, shared
 from .hub_id import hub_id
 from .images import CropFlip, ImagesInMemory, cached_images
@@ -33,6 +34,7 @@ __all__ = [
     "StreamBatchSampler",
     "StreamDataset",
     "Streams",
+    "bad_rows",
     "cached_images",
     "collator_for",
     "contents_of",
@@ -58,4 +60,5 @@ __all__ = [
     "stream_sampler",
     "targets_of",
     "transform_of",
+    "without_rows",
 ]

@@ -8,7 +8,7 @@ that are arrays already stay as they are.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, DataCollatorForLanguageModeling
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from .faults import first_line
 from .images import ImagesInMemory, Levels, cached_images, picture_mode
-from .tables import first_line, read_table
+from .pictures import Pictures, undecoded
+from .tables import read_table
 
 LABELS = ("labels", "label", "fine_label")
 IMAGES = ("image", "img", "pixel_values")
@@ -192,8 +194,9 @@ def _images(data: Any, image: str, label: str, model: str, how: str, augmentatio
         kept = data.select_columns([image, label]).rename_columns({image: "pixel_values", label: "labels"})
         return kept.with_format("torch")
     data, processor = data.select_columns([image, label]), AutoImageProcessor.from_pretrained(model)
+    data = undecoded(data, image)
     if how == "auto":
-        size = Levels(processor, image, label)(data[:1])["pixel_values"].size * len(data)
+        size = Levels(processor, image, label)(data[:1], [0])["pixel_values"].size * len(data)
         how = "memory" if size <= 2**30 else "disk"
     if how == "memory":
         return ImagesInMemory.from_dataset(data, processor, image, label, device, augmentation)
@@ -201,25 +204,29 @@ def _images(data: Any, image: str, label: str, model: str, how: str, augmentatio
         return cached_images(data, processor, image, label, augmentation)
     if augmentation is not None:
         raise ValueError("augmentation: pictures that are prepared each time cannot have it. Use images='auto'.")
-    return data.with_transform(Processed(processor, image, label))
+    return data.with_transform(Processed(processor, image, label, data))
 
 
 @dataclass(frozen=True)
 class Processed:
-    """Rows of images and labels as the model takes them. (A class, so that other processes can have it.)"""
+    """Rows of images and labels as the model takes them. (A class, so that other processes can have it.)
+
+    source: the table itself, to name the row of a picture that cannot be opened.
+    """
 
     processor: Any
     image: str
     label: str
+    source: Any = field(default=None, repr=False, compare=False)
 
     @property
     def label_column(self) -> str:
         return self.label  # it goes through unchanged: labels can be checked without decoding
 
     def __call__(self, rows: dict[str, list]) -> dict[str, Any]:
-        pictures = [picture.convert(picture_mode(self.processor)) for picture in rows[self.image]]
+        pictures = Pictures(picture_mode(self.processor), self.image, self.source)
         return {
-            "pixel_values": self.processor(pictures, return_tensors="pt")["pixel_values"],
+            "pixel_values": self.processor(pictures(rows[self.image]), return_tensors="pt")["pixel_values"],
             "labels": rows[self.label],
         }
 
