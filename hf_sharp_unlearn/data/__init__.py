@@ -2,9 +2,11 @@
 names under which a command line finds tables and models. Nothing here computes a loss or a gradient.
 """
 
+from .caches import leave_cache, use_cache_of
 from .hub_id import hub_id
 from .images import CropFlip, ImagesInMemory, cached_images
 from .loading import SeededDataset, StreamDataset, sized
+from .model_files import model_fingerprint
 from .sampling import Pass, Slot, StreamBatchSampler, stream_sampler
 from .sets import (
     COUNTS,
@@ -41,9 +43,11 @@ __all__ = [
     "forget_rows",
     "hub_id",
     "is_hub_id",
+    "leave_cache",
     "length_grouped",
     "load_data",
     "load_model",
+    "model_fingerprint",
     "pins_memory",
     "prepare",
     "processing_class_of",
@@ -55,4 +59,5 @@ __all__ = [
     "stream_sampler",
     "targets_of",
     "transform_of",
+    "use_cache_of",
 ]

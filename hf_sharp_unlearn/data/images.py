@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..runtime import isolated_rng, progress_bar, seed_host
+from .caches import mapped
 
 Augmentation = Callable[..., Tensor]
 _MASK = {shift: (1 << (64 - shift)) - 1 for shift in (27, 30, 31)}
@@ -257,8 +258,8 @@ def cached_images(dataset: Any, processor: Any, image: str, label: str, augmenta
     level = Levels(processor, image, label)
     shape = level(dataset[:1])["pixel_values"].shape[1:]
     features = datasets.Features({"pixel_values": datasets.Value("binary"), "labels": datasets.Value("int64")})
-    kept = dataset.map(
-        Packed(level), batched=True, batch_size=256, remove_columns=dataset.column_names, features=features,
+    kept = mapped(
+        dataset, Packed(level), batched=True, batch_size=256, remove_columns=dataset.column_names, features=features,
         desc="images",
     )  # fmt: skip
     return kept.with_transform(Unpacked(tuple(shape), level.mean, level.std, augmentation))

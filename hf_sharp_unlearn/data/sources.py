@@ -16,23 +16,30 @@ import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, DataCollatorForLanguageModeling
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from .caches import mapped
 from .images import ImagesInMemory, Levels, cached_images, picture_mode
 from .tables import first_line, read_table
+from .whole_models import check_adapter, whole_model
 
 LABELS = ("labels", "label", "fine_label")
 IMAGES = ("image", "img", "pixel_values")
 
 
-def load_model(name: str, dtype: str = "auto") -> torch.nn.Module:
+def load_model(name: str, dtype: str = "auto", new_head: bool = False) -> torch.nn.Module:
     """The model in a folder or on the Hub, of the class that its config names, in eval mode.
 
-    dtype: of its weights; "auto": as they were saved. Raises ValueError where there is none.
+    dtype: of its weights; "auto": as they were saved. new_head: see `whole_models`. Raises ValueError where there is
+    none, or not the whole one.
     """
     try:
         if _is_adapter(name):
             return _adapted(name, dtype).eval()
-        return model_class(AutoConfig.from_pretrained(name)).from_pretrained(name, dtype=dtype).eval()
-    except (OSError, ValueError) as error:
+        return whole_model(model_class(AutoConfig.from_pretrained(name)), name, new_head=new_head, dtype=dtype).eval()
+    except MemoryError:
+        raise
+    except Exception as error:  # what the libraries raise for files that are cut off, or are no weights
+        if isinstance(error, RuntimeError) and "out of memory" in str(error):
+            raise
         raise ValueError(f"No model could be loaded from {name!r}: {first_line(error)}") from error
 
 
@@ -41,14 +48,21 @@ def _adapted(name: str, dtype: str) -> torch.nn.Module:
     import peft
 
     config = peft.PeftConfig.from_pretrained(name)
-    if not config.base_model_name_or_path:
+    base = config.base_model_name_or_path
+    if not base:
         raise ValueError("its adapter_config.json names no base model (base_model_name_or_path)")
-    classes = {"CAUSAL_LM": peft.AutoPeftModelForCausalLM, "SEQ_CLS": peft.AutoPeftModelForSequenceClassification}
-    if config.task_type in classes:
-        return classes[config.task_type].from_pretrained(name, is_trainable=True, dtype=dtype)
-    base = model_class(AutoConfig.from_pretrained(config.base_model_name_or_path))
-    model = base.from_pretrained(config.base_model_name_or_path, dtype=dtype)
-    return peft.PeftModel.from_pretrained(model, name, is_trainable=True)
+    classes = {"CAUSAL_LM": transformers.AutoModelForCausalLM,
+               "SEQ_CLS": transformers.AutoModelForSequenceClassification}  # fmt: skip
+    cls = classes.get(config.task_type) or model_class(AutoConfig.from_pretrained(base))
+    given = getattr(config, "modules_to_save", None) or ()
+    model = whole_model(cls, base, given=given, dtype=dtype)
+    if os.path.isfile(os.path.join(name, "tokenizer_config.json")) and config.task_type in classes:
+        tokens = len(AutoTokenizer.from_pretrained(name))
+        if tokens > model.get_input_embeddings().weight.shape[0]:  # as peft does: tokens that came with the adapter
+            model.resize_token_embeddings(tokens)
+    adapted = peft.PeftModel.from_pretrained(model, name, is_trainable=True)
+    check_adapter(adapted, name)
+    return adapted
 
 
 @dataclass(frozen=True)
@@ -226,7 +240,8 @@ class Processed:
 
 def _texts(data: Any, text: str, label: str | None, model: str, max_length: int) -> Any:
     tokenizer = _tokenizer(model)
-    tokens = data.map(
+    tokens = mapped(
+        data,
         lambda rows: tokenizer(rows[text], truncation=True, max_length=max_length),
         batched=True,
         remove_columns=[name for name in data.column_names if name != label],

@@ -6,6 +6,7 @@ forget   a column of true and false, a file or list of row numbers, or condition
 """
 
 import datetime
+import glob
 import hashlib
 import json
 import operator
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .caches import cache_folder
 from .hub_id import hub_id
 
 FILES = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
@@ -33,16 +35,16 @@ def read_table(spec: str) -> Any:
     path, _, split = spec.rpartition(":")
     if os.path.exists(spec) or not path:
         path, split = spec, ""
-    ending = os.path.splitext(path)[1]
+    ending, own = os.path.splitext(path)[1], {"cache_dir": cache_folder()}
     try:
         if os.path.isfile(path) and ending in FILES:
-            found = datasets.load_dataset(FILES[ending], data_files=path, split="train")
+            found = datasets.load_dataset(FILES[ending], data_files=glob.escape(path), split="train", **own)
         elif os.path.isfile(path):
             raise ValueError(f"files must end in one of {sorted(FILES)}")
         elif any(os.path.isfile(os.path.join(path, name)) for name in ("dataset_info.json", "dataset_dict.json")):
             found = datasets.load_from_disk(path)
         elif _holds_images(path):
-            found = datasets.load_dataset("imagefolder", data_dir=path, drop_labels=False)
+            found = datasets.load_dataset("imagefolder", data_dir=glob.escape(path), drop_labels=False, **own)
         else:
             found = datasets.load_dataset(path)
     except Exception as error:

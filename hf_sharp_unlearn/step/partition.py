@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ class Partition:
     """Boolean masks by parameter name: True marks the forget part."""
 
     masks: dict[str, Tensor]
+
+    file_name: ClassVar[str] = FILE_NAME
 
     @classmethod
     def from_saliency(cls, saliency: Mapping[str, Tensor], fraction: float) -> "Partition":
