@@ -183,7 +183,10 @@ class UnlearningTrainer(Trainer):
         undone = run.undone_if_too_large(self.args.auto_find_batch_size, self.model, own, self.args.device, put_back)
         try:
             with undone:
-                return super()._inner_training_loop(batch_size=batch_size, **kwargs)
+                output = super()._inner_training_loop(batch_size=batch_size, **kwargs)
+            if self._active is not None:
+                self._active.update.skips.conclude()
+            return output
         finally:
             if self._active is not None:
                 self._active.release()
@@ -298,7 +301,7 @@ class UnlearningTrainer(Trainer):
         window = self._active.steps.last
         known = window.norm if grad_norm is None else grad_norm
         norm_of = partial(super()._get_grad_norm, model, grad_norm=known)
-        norm = step.checked_norm(window, norm_of, self.state.global_step + 1)
+        norm = step.checked_norm(window, norm_of, self.state.global_step + 1, self._active.update.skips)
         if window.norm is not None:
             self._active.update.stage(window, norm)
         return norm
