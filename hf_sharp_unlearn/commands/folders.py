@@ -97,6 +97,14 @@ def claim(folder: str, option: str = "--output_dir") -> None:
     _claims.append(_Claim(folder, use_cache_of(folder), lock, made))
 
 
+def refuse_busy(folder: str, option: str) -> None:
+    """Raise ValueError if a command works in a folder that is about to be read."""
+    if os.path.isfile(path := os.path.join(folder, LOCK)) and fcntl is not None:
+        with open(path, "rb") as file:
+            if _held_by_another(file.fileno()):
+                raise ValueError(_in_use(f"{option} {folder}", _content(file.fileno(), wait=True)))
+
+
 @contextlib.contextmanager
 def letting_go() -> Iterator[None]:
     """Around a command: in the end its folders are free again and copies of the data are gone. What a full disk has
@@ -153,12 +161,8 @@ def _locked(path: str, folder: str, option: str) -> int:
             before = _content(lock, wait=held is True)
             alive = held if held is not None else _lives(before)
             if alive:
-                raise ValueError(
-                    f"{option} {folder} is in use: process {before.get('pid', '(unknown)')} on "
-                    f"{before.get('host', 'this or another machine')} works in it ({before.get('command', 'unknown')}, "
-                    f"since {before.get('since', 'just now')}). Wait until it has ended, or name another folder."
-                    + ("" if held else f" If it is no longer there, remove {path}.")
-                )
+                also = "" if held else f" If it is no longer there, remove {path}."
+                raise ValueError(_in_use(f"{option} {folder}", before) + also)
             if not os.path.exists(path) or os.stat(path).st_ino != os.fstat(lock).st_ino:
                 os.close(lock)  # it was let go of, and removed, since we have opened it
                 continue
@@ -175,6 +179,14 @@ def _locked(path: str, folder: str, option: str) -> int:
         os.ftruncate(lock, 0)
         os.pwrite(lock, json.dumps(who).encode(), 0)
         return lock
+
+
+def _in_use(what: str, who: dict) -> str:
+    return (
+        f"{what} is in use: process {who.get('pid', '(unknown)')} on {who.get('host', 'this or another machine')} "
+        f"works in it ({who.get('command', 'a command')}, since {who.get('since', 'just now')}). Wait until it has "
+        "ended, or name another folder."
+    )
 
 
 def _held_by_another(lock: int) -> bool | None:

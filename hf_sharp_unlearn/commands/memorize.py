@@ -100,6 +100,7 @@ def main(argv: Sequence[str]) -> None:
         seed=run.seed,
         settings={
             "model": training.model,
+            "config": FromConfig(training.model).fingerprint,
             "data": fingerprint(source.train, data),
             **columns.as_arguments(),
             **{name: value for name, value in arguments.items() if name != "use_cpu"},

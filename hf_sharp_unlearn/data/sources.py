@@ -7,6 +7,7 @@ Images become `pixel_values` with the model's own image processor, text becomes 
 that are arrays already stay as they are.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,12 @@ class FromConfig:
     """Makes a model with fresh weights from the config of another one (a folder or a Hub id)."""
 
     name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Another one for another config under the same name."""
+        config = AutoConfig.from_pretrained(self.name).to_json_string(use_diff=False)
+        return hashlib.sha256(config.replace(self.name, "").encode()).hexdigest()
 
     def __call__(self) -> torch.nn.Module:
         config = AutoConfig.from_pretrained(self.name)

@@ -103,7 +103,7 @@ class Partition:
         width = max(len("all layers"), *map(len, layers))
         rows = [("all layers", *self.sizes()), *((name, *layer) for name, layer in layers.items())]
         lines = [f"{'layer':<{width}}  {'forget part':>12}  {'parameters':>12}  {'share':>7}"]
-        lines += [f"{name:<{width}}  {a:>12,}  {b:>12,}  {a / b:>7.2%}" for name, a, b in rows]
+        lines += [f"{name:<{width}}  {a:>12,}  {b:>12,}  {a / max(b, 1):>7.2%}" for name, a, b in rows]
         return "\n".join(lines)
 
     def save(self, directory: str) -> None:
