@@ -9,6 +9,7 @@ that are arrays already stay as they are.
 
 import hashlib
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,10 @@ def _adapted(name: str, dtype: str) -> torch.nn.Module:
         tokens = len(AutoTokenizer.from_pretrained(name))
         if tokens > model.get_input_embeddings().weight.shape[0]:  # as peft does: tokens that came with the adapter
             model.resize_token_embeddings(tokens)
-    adapted = peft.PeftModel.from_pretrained(model, name, is_trainable=True)
+    with warnings.catch_warnings():  # peft warns; where its file is at hand it is read for the names
+        local = os.path.isfile(os.path.join(name, "adapter_model.safetensors"))
+        warnings.filterwarnings("ignore" if local else "error", message="Found missing adapter keys")
+        adapted = peft.PeftModel.from_pretrained(model, name, is_trainable=True)
     check_adapter(adapted, name)
     return adapted
 

@@ -72,6 +72,10 @@ def check_adapter(model: Any, folder: str) -> None:
 
 
 def _is_of_body(model: Any, key: str) -> bool:
+    timm = getattr(model, "timm_model", None)
+    if timm is not None:
+        head = next((name for name, part in timm.named_modules() if part is timm.get_classifier()), None)
+        return head is None or not key.startswith(f"timm_model.{head}.")
     prefix = getattr(model, "base_model_prefix", "")
     inside = bool(prefix) and hasattr(model, prefix) and getattr(model, prefix) is not model
     return "pooler" not in key and (not inside or key.startswith(f"{prefix}."))
