@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ..analysis import Relearning
 from ..data import collator_for
 from ..report import evaluate_unlearning
+from .folders import letting_go
 from .options import DATA, MODEL, Columns, Run, option, required
 from .parsing import parse
 
@@ -48,6 +49,7 @@ class Measurements:
         return Relearning(self.relearn_samples, steps, max(1, steps // 10), self.relearn_lr) if steps else None
 
 
+@letting_go()
 def main(argv: Sequence[str]) -> None:
     models, data, columns, measure, run = parse(
         "evaluate",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..sharing import check_folder, erase, left_out, make_repo, push_folder, remains, shareable_files
+from .folders import refuse_busy
 from .options import option
 from .parsing import UsageError, parse
 
@@ -66,6 +67,7 @@ def main(argv: Sequence[str]) -> None:
     if history.replace and "/" not in push.repo:
         raise UsageError(f"--replace --repo {push.repo}: name the owner too, OWNER/NAME.")
     check_folder(push.folder)
+    refuse_busy(push.folder, "--folder")
     if history.replace and not history.delete_history:
         print(EXPLANATION)
         print(remains(push.repo).describe(push.repo))

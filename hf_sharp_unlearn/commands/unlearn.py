@@ -3,12 +3,11 @@
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import set_seed
 
 from ..arguments import UnlearningArguments
 from ..data import (
@@ -18,23 +17,26 @@ from ..data import (
     forget_rows,
     is_hub_id,
     load_model,
+    model_fingerprint,
     prepare,
     processing_class_of,
     read_table,
     split_forget,
 )
+from ..run import needed
 from ..runtime import write_text
-from ..sharing import REPORT_FOLDER, PushError, training_arguments
+from ..sharing import PushError, training_arguments
 from ..trainer import UnlearningTrainer
 from .chosen_rows import chosen_line, usable
 from .dry_run import rehearse, write_nothing
 from .evaluate import Measurements
+from .folders import claim, letting_go
 from .method_options import MethodOptions
 from .options import DATA, MODEL, Columns, option, refuse_finished, required
 from .parsing import UsageError, parse
+from .resuming import checkpoint_of
 
 DONE = "all_results.json"
-OPTIONS = "_options.json"  # "_": stays here when the folder is pushed
 SKIPPED = "_skipped_rows.json"
 DEFAULTS = {"output_dir": "unlearned", "save_strategy": "epoch", "save_total_limit": 1}
 AUGMENTATION = {"none": None, "flip": CropFlip(0), "crop-flip": CropFlip()}
@@ -49,6 +51,11 @@ class Model:
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = option(
         "of the weights in training; float32, because narrower ones swallow small steps; auto: as they were saved",
         "float32",
+    )
+    allow_new_head: bool = option(
+        "go on where the files of --model lack the weights of its head, or have them in another size: the head is then "
+        "drawn anew, from --seed. Without it such a model is refused",
+        False,
     )
 
 
@@ -97,6 +104,7 @@ class Results:
     )
 
 
+@letting_go()
 def main(argv: Sequence[str]) -> None:
     model, data, columns, method, args, results, measure = parse(
         "unlearn",
@@ -109,15 +117,20 @@ def main(argv: Sequence[str]) -> None:
         DEFAULTS,
     )
     _check_folders(model, args.output_dir)
-    refuse_finished(args.output_dir, DONE, results.overwrite)
     chosen = method.build()
-    loaded = load_model(model.model, model.dtype)
+    if not results.dry_run:
+        claim(args.output_dir)
+    refuse_finished(args.output_dir, DONE, results.overwrite)
+    if model.allow_new_head:
+        set_seed(args.seed)
+    loaded = load_model(model.model, model.dtype, model.allow_new_head)
     with args.main_process_first(desc="data"):
         sets, indices, prints, skipped = _sets(model, data, columns, args)
-        options = {"model": model.model, "dtype": model.dtype, "data": prints, "columns": columns.as_arguments(),
-                   "augmentation": data.augmentation, "method": repr(chosen),
-                   "arguments": training_arguments(args)}  # fmt: skip
-        checkpoint = None if results.dry_run else _checkpoint(args, results.overwrite, options)
+        options = {"model": model.model, "weights": model_fingerprint(model.model), "dtype": model.dtype,
+                   "data": prints, "columns": columns.as_arguments(), "augmentation": data.augmentation,
+                   "method": repr(chosen), "arguments": training_arguments(args)}  # fmt: skip
+        files = needed(chosen, args.save_only_model, args.world_size)
+        checkpoint = None if results.dry_run else checkpoint_of(args, results.overwrite, options, files, DONE)
     if results.dry_run:
         folder = args.output_dir
         write_nothing(args)
@@ -223,64 +236,14 @@ def _selection(data: Data) -> str:
     return "a list of rows" if data.forget_indices else "a data set of its own"
 
 
-def _checkpoint(args: UnlearningArguments, overwrite: bool, options: dict[str, Any]) -> str | None:
-    """The checkpoint to go on from, if this run was interrupted. With `overwrite` its checkpoints are removed.
-
-    Raises ValueError for a folder that something else has filled, or that a run with other options has.
-    """
-    folder, path = args.output_dir, os.path.join(args.output_dir, OPTIONS)
-    if args.resume_from_checkpoint:
-        return args.resume_from_checkpoint
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    checkpoints = [name for name in names if name.startswith("checkpoint-")]
-    if not os.path.exists(path) and (checkpoints or any(name.endswith((".safetensors", ".bin")) for name in names)):
-        raise ValueError(
-            f"--output_dir {folder} holds a model or checkpoints that this command has not made: name another folder."
-        )
-    options = json.loads(json.dumps(options))
-    found, first = _last_complete(folder), args.process_index == 0
-    if found and not overwrite:
-        with open(path, encoding="utf-8") as file:
-            before = json.load(file)
-        if before != options:
-            others = [name for name in options if before.get(name) != options[name]]
-            raise ValueError(
-                f"{found} was made with other options ({', '.join(others)}): pass --overwrite to begin anew, or "
-                "another --output_dir."
-            )
-        if first:
-            print(f"going on from {found}", flush=True)
-        return found
-    if first:
-        for name in checkpoints:
-            shutil.rmtree(os.path.join(folder, name))
-        shutil.rmtree(os.path.join(folder, REPORT_FOLDER), ignore_errors=True)  # it is of other weights
-        os.makedirs(folder, exist_ok=True)
-        if os.path.exists(done := os.path.join(folder, DONE)):
-            os.remove(done)
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(options, file)
-    return None
-
-
-def _last_complete(folder: str) -> str | None:
-    """The last checkpoint that was written to its end: a run may have been killed while it wrote one."""
-    names = [name for name in os.listdir(folder) if name.startswith("checkpoint-")] if os.path.isdir(folder) else []
-    for name in sorted(names, key=lambda name: -int(name.rpartition("-")[2])):
-        try:
-            with open(os.path.join(folder, name, TRAINER_STATE_NAME), encoding="utf-8") as file:
-                json.load(file)  # it is written last
-            return os.path.join(folder, name)
-        except (OSError, ValueError):
-            continue
-    return None
-
-
 def _report(trainer: UnlearningTrainer, model: Model, measure: Measurements) -> None:
     first = trainer.is_world_process_zero()
     others = {
         name: load_model(source).to(trainer.args.device) if first and source else None
-        for name, source in (("reference", model.reference), ("original", model.model))
+        for name, source in (
+            ("reference", model.reference),
+            ("original", None if model.allow_new_head else model.model),
+        )
     }
     trainer.evaluate_unlearning(
         **others,

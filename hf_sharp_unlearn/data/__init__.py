@@ -3,10 +3,12 @@ names under which a command line finds tables and models. Nothing here computes 
 """
 
 from .bad_rows import bad_rows, without_rows
+from .caches import leave_cache, use_cache_of
 from .contents import contents_of, shared
 from .hub_id import hub_id
 from .images import CropFlip, ImagesInMemory, cached_images
 from .loading import SeededDataset, StreamDataset, sized
+from .model_files import model_fingerprint
 from .sampling import Pass, Slot, StreamBatchSampler, stream_sampler
 from .sets import (
     COUNTS,
@@ -45,9 +47,11 @@ __all__ = [
     "forget_rows",
     "hub_id",
     "is_hub_id",
+    "leave_cache",
     "length_grouped",
     "load_data",
     "load_model",
+    "model_fingerprint",
     "pins_memory",
     "prepare",
     "processing_class_of",
@@ -61,4 +65,5 @@ __all__ = [
     "targets_of",
     "transform_of",
     "without_rows",
+    "use_cache_of",
 ]

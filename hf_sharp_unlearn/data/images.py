@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..runtime import isolated_rng, progress_bar, seed_host
+from .caches import mapped
 from .pictures import Pictures, undecoded
 
 Augmentation = Callable[..., Tensor]
@@ -262,8 +263,8 @@ def cached_images(dataset: Any, processor: Any, image: str, label: str, augmenta
     level, dataset = Levels(processor, image, label), undecoded(dataset, image)
     shape = level(dataset[:1], [0])["pixel_values"].shape[1:]
     features = datasets.Features({"pixel_values": datasets.Value("binary"), "labels": datasets.Value("int64")})
-    kept = dataset.map(
-        Packed(level), with_indices=True, batched=True, batch_size=256, remove_columns=dataset.column_names,
+    kept = mapped(
+        dataset, Packed(level), with_indices=True, batched=True, batch_size=256, remove_columns=dataset.column_names,
         features=features, desc="images",
     )  # fmt: skip
     return kept.with_transform(Unpacked(tuple(shape), level.mean, level.std, augmentation))

@@ -7,7 +7,9 @@ Images become `pixel_values` with the model's own image processor, text becomes 
 that are arrays already stay as they are.
 """
 
+import hashlib
 import os
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,25 +18,32 @@ import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, DataCollatorForLanguageModeling
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from .caches import mapped
 from .faults import first_line
 from .images import ImagesInMemory, Levels, cached_images, picture_mode
 from .pictures import Pictures, undecoded
 from .tables import read_table
+from .whole_models import check_adapter, whole_model
 
 LABELS = ("labels", "label", "fine_label")
 IMAGES = ("image", "img", "pixel_values")
 
 
-def load_model(name: str, dtype: str = "auto") -> torch.nn.Module:
+def load_model(name: str, dtype: str = "auto", new_head: bool = False) -> torch.nn.Module:
     """The model in a folder or on the Hub, of the class that its config names, in eval mode.
 
-    dtype: of its weights; "auto": as they were saved. Raises ValueError where there is none.
+    dtype: of its weights; "auto": as they were saved. new_head: see `whole_models`. Raises ValueError where there is
+    none, or not the whole one.
     """
     try:
         if _is_adapter(name):
             return _adapted(name, dtype).eval()
-        return model_class(AutoConfig.from_pretrained(name)).from_pretrained(name, dtype=dtype).eval()
-    except (OSError, ValueError) as error:
+        return whole_model(model_class(AutoConfig.from_pretrained(name)), name, new_head=new_head, dtype=dtype).eval()
+    except MemoryError:
+        raise
+    except Exception as error:  # what the libraries raise for files that are cut off, or are no weights
+        if isinstance(error, RuntimeError) and "out of memory" in str(error):
+            raise
         raise ValueError(f"No model could be loaded from {name!r}: {first_line(error)}") from error
 
 
@@ -43,14 +52,24 @@ def _adapted(name: str, dtype: str) -> torch.nn.Module:
     import peft
 
     config = peft.PeftConfig.from_pretrained(name)
-    if not config.base_model_name_or_path:
+    base = config.base_model_name_or_path
+    if not base:
         raise ValueError("its adapter_config.json names no base model (base_model_name_or_path)")
-    classes = {"CAUSAL_LM": peft.AutoPeftModelForCausalLM, "SEQ_CLS": peft.AutoPeftModelForSequenceClassification}
-    if config.task_type in classes:
-        return classes[config.task_type].from_pretrained(name, is_trainable=True, dtype=dtype)
-    base = model_class(AutoConfig.from_pretrained(config.base_model_name_or_path))
-    model = base.from_pretrained(config.base_model_name_or_path, dtype=dtype)
-    return peft.PeftModel.from_pretrained(model, name, is_trainable=True)
+    classes = {"CAUSAL_LM": transformers.AutoModelForCausalLM,
+               "SEQ_CLS": transformers.AutoModelForSequenceClassification}  # fmt: skip
+    cls = classes.get(config.task_type) or model_class(AutoConfig.from_pretrained(base))
+    given = getattr(config, "modules_to_save", None) or ()
+    model = whole_model(cls, base, given=given, dtype=dtype)
+    if os.path.isfile(os.path.join(name, "tokenizer_config.json")) and config.task_type in classes:
+        tokens = len(AutoTokenizer.from_pretrained(name))
+        if tokens > model.get_input_embeddings().weight.shape[0]:  # as peft does: tokens that came with the adapter
+            model.resize_token_embeddings(tokens)
+    with warnings.catch_warnings():  # peft warns; where its file is at hand it is read for the names
+        local = os.path.isfile(os.path.join(name, "adapter_model.safetensors"))
+        warnings.filterwarnings("ignore" if local else "error", message="Found missing adapter keys")
+        adapted = peft.PeftModel.from_pretrained(model, name, is_trainable=True)
+    check_adapter(adapted, name)
+    return adapted
 
 
 @dataclass(frozen=True)
@@ -58,6 +77,12 @@ class FromConfig:
     """Makes a model with fresh weights from the config of another one (a folder or a Hub id)."""
 
     name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Another one for another config under the same name."""
+        config = AutoConfig.from_pretrained(self.name).to_json_string(use_diff=False)
+        return hashlib.sha256(config.replace(self.name, "").encode()).hexdigest()
 
     def __call__(self) -> torch.nn.Module:
         config = AutoConfig.from_pretrained(self.name)
@@ -233,7 +258,8 @@ class Processed:
 
 def _texts(data: Any, text: str, label: str | None, model: str, max_length: int) -> Any:
     tokenizer = _tokenizer(model)
-    tokens = data.map(
+    tokens = mapped(
+        data,
         lambda rows: tokenizer(rows[text], truncation=True, max_length=max_length),
         batched=True,
         remove_columns=[name for name in data.column_names if name != label],

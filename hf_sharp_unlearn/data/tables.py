@@ -5,6 +5,7 @@ data     a `.parquet`, `.csv`, `.json` or `.jsonl` file, a folder that `Dataset.
 forget   a column of true and false, a file or list of row numbers, or conditions on columns
 """
 
+import glob
 import hashlib
 import os
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .caches import cache_folder
 from .conditions import flags, holds
 from .faults import fault_in, reason, unread
 from .hub_id import hub_id
@@ -29,18 +31,18 @@ def read_table(spec: str) -> Any:
     path, _, split = spec.rpartition(":")
     if os.path.exists(spec) or not path:
         path, split = spec, ""
-    ending = os.path.splitext(path)[1]
+    ending, own = os.path.splitext(path)[1], {"cache_dir": cache_folder()}
     try:
         if fault := unread(path):
             raise ValueError(fault)
         if os.path.isfile(path) and ending in FILES:
-            found = datasets.load_dataset(FILES[ending], data_files=path, split="train")
+            found = datasets.load_dataset(FILES[ending], data_files=glob.escape(path), split="train", **own)
         elif os.path.isfile(path):
             raise ValueError(f"files must end in one of {sorted(FILES)}")
         elif any(os.path.isfile(os.path.join(path, name)) for name in ("dataset_info.json", "dataset_dict.json")):
             found = datasets.load_from_disk(path)
         elif _holds_images(path):
-            found = datasets.load_dataset("imagefolder", data_dir=path, drop_labels=False)
+            found = datasets.load_dataset("imagefolder", data_dir=glob.escape(path), drop_labels=False, **own)
         else:
             found = datasets.load_dataset(path)
     except Exception as error:

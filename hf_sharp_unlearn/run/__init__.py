@@ -4,6 +4,7 @@ are, what is undone, chosen or evaluated in the end. Nothing here happens in a s
 
 from . import checks, data_checks
 from .active import ActiveRun, undone_if_too_large
+from .checkpoints import checkpoints, fault_of, last_whole, needed, reaches_its_end, remove_torn, rotate, to_resume
 from .classes import classes_to_draw
 from .epochs import Epochs
 from .evaluation import MeanLoss
@@ -21,15 +22,23 @@ __all__ = [
     "Overlap",
     "Rewind",
     "checked_overlaps",
+    "checkpoints",
     "checks",
     "classes_to_draw",
     "complete_weights",
     "data_checks",
     "default_objective",
+    "fault_of",
     "keep_beside",
+    "last_whole",
     "make_partition",
     "make_teacher",
+    "needed",
+    "reaches_its_end",
+    "remove_torn",
     "resumed_partition",
     "resumed_teacher",
+    "rotate",
+    "to_resume",
     "undone_if_too_large",
 ]

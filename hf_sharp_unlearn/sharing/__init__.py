@@ -8,7 +8,7 @@ from .hub import PushError, check_folder, erase, make_repo, push_folder, remains
 from .model_card import REPORT_FOLDER
 from .publishable import left_out, shareable_files
 from .publishing import CardKeeper, check_push, copy_for_push, failures, push_checkpoint, upload
-from .saving import complete_saved, names_for_others
+from .saving import check_saveable, complete_saved, state_to_save
 from .shareable import shareable
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "check_commitment",
     "check_folder",
     "check_push",
+    "check_saveable",
     "complete_saved",
     "copy_for_push",
     "erase",
@@ -26,12 +27,12 @@ __all__ = [
     "forget_commitment",
     "left_out",
     "make_repo",
-    "names_for_others",
     "push_checkpoint",
     "push_folder",
     "remains",
     "shareable",
     "shareable_files",
+    "state_to_save",
     "training_arguments",
     "upload",
 ]
