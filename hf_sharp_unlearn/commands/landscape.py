@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..analysis import compare_landscapes, draw_landscapes, landscape_numbers
-from ..data import collator_for
 from ..step import SAM
 from .options import DATA, MODEL, Columns, Run, option, required
 from .parsing import parse
+from .preparing import Preparation
 
 
 @dataclass
@@ -50,19 +50,18 @@ def main(argv: Sequence[str]) -> None:
     names = models.names or [os.path.basename(os.path.normpath(path)) for path in models.models]
     if len(names) != len(models.models) or len(set(names)) < len(names):
         raise ValueError(f"--names {names}: give each of the {len(models.models)} models a name of its own.")
-    sets = {
-        name: columns.load(getattr(data, name), models.models[0]) for name in ("forget", "test") if getattr(data, name)
-    }
+    ready = Preparation({"forget": data.forget, "test": data.test}, columns, models.models[0])
+    own = {name: ready.of(path, "--models") for name, path in zip(names, models.models, strict=True)}
     found = compare_landscapes(
         {name: run.load_model(path) for name, path in zip(names, models.models, strict=True)},
-        sets,
+        ready.sets,
+        own=own,
         points=grid.points,
         reach=grid.reach,
         samples=grid.samples,
         sharpness=SAM(rho=grid.rho),
         batch_size=run.batch_size,
         seed=run.seed,
-        collator=collator_for(next(iter(sets.values())), models.models[0]),
     )
     os.makedirs(run.output_dir, exist_ok=True)
     with open(path := os.path.join(run.output_dir, "landscape.json"), "w") as file:

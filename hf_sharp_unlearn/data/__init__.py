@@ -2,6 +2,7 @@
 names under which a command line finds tables and models. Nothing here computes a loss or a gradient.
 """
 
+from .classes import Renumbered, class_order, classes_of, problem_of_model
 from .hub_id import hub_id
 from .images import CropFlip, ImagesInMemory, cached_images
 from .loading import SeededDataset, StreamDataset, sized
@@ -16,9 +17,21 @@ from .sets import (
     targets_of,
     transform_of,
 )
-from .sources import FromConfig, Processed, collator_for, load_data, load_model, prepare, processing_class_of
+from .sources import (
+    FromConfig,
+    Processed,
+    check_classes_fit,
+    collator_for,
+    load_data,
+    load_model,
+    preparation_of,
+    prepare,
+    problem_of_source,
+    processing_class_of,
+)
 from .streams import Streams, dataset_of, length_grouped, pins_memory
 from .tables import fingerprint, forget_rows, is_hub_id, read_table
+from .texts import with_positions
 
 __all__ = [
     "COUNTS",
@@ -27,12 +40,16 @@ __all__ = [
     "ImagesInMemory",
     "Pass",
     "Processed",
+    "Renumbered",
     "SeededDataset",
     "Slot",
     "StreamBatchSampler",
     "StreamDataset",
     "Streams",
     "cached_images",
+    "check_classes_fit",
+    "class_order",
+    "classes_of",
     "collator_for",
     "count_items",
     "dataset_of",
@@ -45,7 +62,10 @@ __all__ = [
     "load_data",
     "load_model",
     "pins_memory",
+    "preparation_of",
     "prepare",
+    "problem_of_model",
+    "problem_of_source",
     "processing_class_of",
     "read_table",
     "rows_of",
@@ -55,4 +75,5 @@ __all__ = [
     "stream_sampler",
     "targets_of",
     "transform_of",
+    "with_positions",
 ]

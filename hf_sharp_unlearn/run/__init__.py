@@ -6,7 +6,7 @@ from . import checks, data_checks
 from .active import ActiveRun, undone_if_too_large
 from .classes import classes_to_draw
 from .epochs import Epochs
-from .evaluation import MeanLoss
+from .evaluation import MeanLoss, no_better_than_chance
 from .progress import LineProgress
 from .rewind import Rewind
 from .search import default_objective
@@ -26,6 +26,7 @@ __all__ = [
     "keep_beside",
     "make_partition",
     "make_teacher",
+    "no_better_than_chance",
     "resumed_partition",
     "resumed_teacher",
     "undone_if_too_large",

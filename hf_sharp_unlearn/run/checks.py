@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames, ParallelMode
 
 from ..arguments import UnlearningArguments
+from ..data import problem_of_model
 from ..methods import Method
 
 # Update sizes of these do not depend on the scale of the gradient.
@@ -108,6 +109,16 @@ def _check_memory(named: list[tuple[str, nn.Parameter]]) -> None:
             )
 
 
+def check_problem(model: nn.Module, method: Method) -> None:
+    """Methods that draw labels, or compare the probabilities of classes, need a model that has some."""
+    problem = problem_of_model(model)
+    if problem is not None and (method.teacher or method.relabel or method.single_step):
+        raise ValueError(
+            f"method={method!r} works with classes, and the model has none ({problem}). Use one that follows the "
+            "model's own loss: NegGradPlus, SharpMinMax, GradientAscent, FineTune or L1Sparse."
+        )
+
+
 def check_single_step(
     method: Method, model: nn.Module, device: torch.device, *, own_optimizer: bool, scaled: bool
 ) -> None:
@@ -165,6 +176,19 @@ def warn_of_scale_free(method: Method, optimizer: torch.optim.Optimizer) -> None
             f"{type(optimizer).__name__} makes its steps independent of the scale of the gradient, and with "
             f"overlap=False each parameter follows one stream only: alpha={method.alpha} has no effect. Use "
             "optim='sgd', overlap=True, or lam_retain and lam_forget.",
+            stacklevel=2,
+        )
+
+
+def warn_of_unvisited(unvisited: int, size: int, steps: int, epochs: int, batch_size: int) -> None:
+    """Where a run ends before all forget samples were used. epochs: that would use them. batch_size: forget samples a
+    step and process, as it is."""
+    if unvisited:
+        seen = max(size - unvisited, 1)
+        warnings.warn(
+            f"no step of this run uses {unvisited} of the {size} forget samples: its {steps} steps end before. "
+            f"{epochs} epochs would use them all (num_train_epochs, without max_steps), or a forget_batch_size of "
+            f"{-(-batch_size * size // seen)}.",
             stacklevel=2,
         )
 
