@@ -31,7 +31,7 @@ from .sources import (
 )
 from .streams import Streams, dataset_of, length_grouped, pins_memory
 from .tables import fingerprint, forget_rows, is_hub_id, read_table
-from .texts import with_positions
+from .texts import unmoved_by_padding
 
 __all__ = [
     "COUNTS",
@@ -75,5 +75,5 @@ __all__ = [
     "stream_sampler",
     "targets_of",
     "transform_of",
-    "with_positions",
+    "unmoved_by_padding",
 ]

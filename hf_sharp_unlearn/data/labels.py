@@ -92,7 +92,7 @@ def _numbers(data: Any, values: list, label: str, config: Any, one_a_sample: boo
         return numbers_by_name(sorted(found), config, spec)
     if all(isinstance(value, bool) for value in found):
         return _truth(config, count, label, spec)
-    whole = {value: int(value) for value in found if isinstance(value, int | float) and value == int(value)}
+    whole = {value: int(value) for value in found if isinstance(value, int | float) and float(value).is_integer()}
     for value in found:
         if value not in whole or isinstance(value, bool):
             _refuse(values, label, value, "no class: classes are whole numbers or names. A model of values has "
@@ -154,8 +154,8 @@ def numbers_by_name(found: Sequence[str], config: Any, spec: str, declared: bool
         return {name: number for number, name in enumerate(found)}
     missing = [name for name in found if name not in ids]
     raise ValueError(
-        f"{spec!r} has the classes {list(found)[:10]}, the model has {list(ids)[:10]}: {missing[:5]} cannot be "
-        "told. Give the model's config the names (label2id), or a column of numbers (label)."
+        f"{spec!r} has the classes {list(found)[:10]}, the model has {sorted(ids, key=ids.get)[:10]}: {missing[:5]} "
+        "cannot be told. Give the model's config the names (label2id), or a column of numbers (label)."
     )
 
 

@@ -116,17 +116,23 @@ def check_tokens(data: Any, model: str, spec: str) -> None:
             )
 
 
-def with_positions(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch with the places of its tokens where they are padded on the left and a decoder would count the padding."""
+def unmoved_by_padding(model: Any, batch: dict[str, Any], label_names: Sequence[str]) -> dict[str, Any]:
+    """A batch that a decoder judges as without padding on the left: places are those among a text's own tokens, and its
+    first token, which nothing but padding stands before, is not to be predicted."""
     mask, base = batch.get("attention_mask"), model.get_base_model() if hasattr(model, "get_base_model") else model
     if not isinstance(mask, torch.Tensor) or mask.ndim != 2 or "position_ids" in batch or bool(mask[:, 0].all()):
         return batch
     config = getattr(base, "config", None)
     if config is None or not reads_forward_only(config):
         return batch
-    if "position_ids" not in inspect.signature(base.forward).parameters:
-        return batch
-    return {**batch, "position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)}
+    batch = dict(batch)
+    if "position_ids" in inspect.signature(base.forward).parameters:
+        batch["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
+    for name in label_names:
+        if isinstance(batch.get(name), torch.Tensor) and batch[name].shape == mask.shape:
+            alone = torch.nn.functional.pad(mask[:, :-1] == 0, (1, 0))
+            batch[name] = batch[name].masked_fill(alone, -100)
+    return batch
 
 
 def text_collator(data: Any, model: str) -> "TextCollator":

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
-from ..data import classes_of, problem_of_model, with_positions
+from ..data import classes_of, problem_of_model, unmoved_by_padding
 from ..runtime import Inputs, derive_seed, evaluating, isolated_rng, progress_bar, seed_host
 from ..step import aligned_labels, counted_items, raw_logits, shifts_labels
 from .estimate import Estimate, mean, share
@@ -126,7 +126,7 @@ def collect_outputs(
     name: of the split, in the progress bar and in errors.
 
     Models of values (regression, several labels a sample) have a loss and features only: see `Outputs.without`. Padding
-    on the left of a decoder's texts moves no position.
+    on the left of a decoder's texts changes nothing.
 
     The model's modes and buffers, and the host's random generators, are left as they were. Raises ValueError for an
     empty split, labels that do not fit, logits that are not finite, and a feature layer that cannot be found.
@@ -140,7 +140,7 @@ def collect_outputs(
         seed_host(derive_seed("outputs"))  # augmentation, if there is any, is the same for every model
         for batch in progress_bar(loader, desc=name, disable=not progress, leave=False):
             try:
-                parts.append(checked(with_positions(model, prepared(batch)), hook=hook))
+                parts.append(checked(unmoved_by_padding(model, prepared(batch), label_names), hook=hook))
             except ValueError as error:
                 raise ValueError(f"The {name} set: {error}") from None
     parts = [part for part in parts if len(part["loss"])]

@@ -17,7 +17,12 @@ def warnings_of(outputs: Mapping[str, Mapping[str, Outputs]]) -> list[str]:
 
 
 def _same(forget: Outputs, test: Outputs) -> str | None:
-    if len(forget) != len(test) or len(forget) < 2 or not np.array_equal(np.sort(forget.loss), np.sort(test.loss)):
+    """Told by the answers, in any order; where a model answers all samples alike nothing can be told."""
+    if len(forget) != len(test) or len(forget) < 2:
+        return None
+    pairs = [(forget.loss, test.loss), (forget.features.sum(1), test.features.sum(1))]
+    kinds = [len(np.unique(one.round(6))) > 1 for one, _ in pairs]
+    if not any(kinds) or not all(np.allclose(np.sort(one), np.sort(other), 1e-5, 1e-7) for one, other in pairs):
         return None
     return (
         "The test set is the forget set: the model answers both alike, sample by sample. Attacks that tell forget from "

@@ -10,9 +10,11 @@ WORDS = "[PAD] [UNK] good bad film book cat dog".split()
 
 def tokenizer_of(words=WORDS, **tokens):
     """A tokenizer that takes words for tokens, numbered in their order."""
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    numbers = {word: i for i, word in enumerate(words)}
+    made = Tokenizer(models.WordLevel(numbers, unk_token=tokens.get("unk_token", "[UNK]")))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]", **{"pad_token": "[PAD]", **tokens})
+    tokens = {"pad_token": "[PAD]", "unk_token": "[UNK]", **tokens}
+    return PreTrainedTokenizerFast(tokenizer_object=made, **tokens)
 
 
 def classifier(folder, names=None, labels=3, seed=0, **settings):
