@@ -520,6 +520,7 @@ class UnlearningTrainer(Trainer):
         run.checks.check_hardware(args, self.accelerator, model)
         run.checks.check_model(model, method)
         run.checks.check_problem(model, method)
+        run.checks.check_padding(model, max(args.train_batch_size, args.eval_batch_size), self.processing_class)
         step.choose_kernels(model, args.device, args.kernel_backend)  # a backend that cannot run is refused now
         if method.single_step:
             given, scaled = (self.optimizer or self.lr_scheduler) is not None, self.accelerator.scaler is not None

@@ -2,7 +2,8 @@
 names under which a command line finds tables and models. Nothing here computes a loss or a gradient.
 """
 
-from .classes import Renumbered, class_order, classes_of, problem_of_model
+from .classes import Renumbered, class_order, classes_of, inner_of, judges_samples, problem_of_model
+from .configs import reads_forward_only
 from .hub_id import hub_id
 from .images import CropFlip, ImagesInMemory, cached_images
 from .loading import SeededDataset, StreamDataset, sized
@@ -57,7 +58,9 @@ __all__ = [
     "fingerprint",
     "forget_rows",
     "hub_id",
+    "inner_of",
     "is_hub_id",
+    "judges_samples",
     "length_grouped",
     "load_data",
     "load_model",
@@ -68,6 +71,7 @@ __all__ = [
     "problem_of_source",
     "processing_class_of",
     "read_table",
+    "reads_forward_only",
     "rows_of",
     "select_rows",
     "sized",

@@ -45,13 +45,13 @@ def problem_of(config: Any, kind: type) -> str | None:
 
 def problem_of_model(model: Any) -> str | None:
     """The same of a model in memory."""
-    base = _inner(model)
+    base = inner_of(model)
     return problem_of(getattr(base, "config", None), type(base))
 
 
 def classes_of(model: Any) -> int | None:
     """Number of classes that integer labels index: of a classifier's head, or the vocabulary of a language model."""
-    base = _inner(model)
+    base = inner_of(model)
     if _classifies(base):
         config = base.config
         single = getattr(config, "problem_type", None) in _SINGLE
@@ -73,7 +73,7 @@ def class_order(model: Any, other: Any, name: str) -> list[int] | None:
 
     Raises ValueError, with both lists, for classes that do not fit. name: of the other model, for the error.
     """
-    pair = [_inner(m) for m in (model, other)]
+    pair = [inner_of(m) for m in (model, other)]
     if not all(map(_classifies, pair)):
         return None
     return order_of(pair[0].config, pair[1].config, name)
@@ -97,7 +97,8 @@ def order_of(config: Any, other: Any, name: str) -> list[int] | None:
     return [theirs.index(label) for label in ours]
 
 
-def _inner(model: Any) -> Any:
+def inner_of(model: Any) -> Any:
+    """The model under a compiler and an adapter."""
     model = getattr(model, "_orig_mod", model)  # a compiled model
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
 

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames, ParallelMode
 
 from ..arguments import UnlearningArguments
-from ..data import problem_of_model
+from ..data import inner_of, judges_samples, problem_of_model, reads_forward_only
 from ..methods import Method
 
 # Update sizes of these do not depend on the scale of the gradient.
@@ -116,6 +116,21 @@ def check_problem(model: nn.Module, method: Method) -> None:
         raise ValueError(
             f"method={method!r} works with classes, and the model has none ({problem}). Use one that follows the "
             "model's own loss: NegGradPlus, SharpMinMax, GradientAscent, FineTune or L1Sparse."
+        )
+
+
+def check_padding(model: nn.Module, batch_size: int, processing_class: Any) -> None:
+    """A decoder that classifies sequences finds the last token of each by the padding token, in batches."""
+    inner = inner_of(model)
+    config = getattr(inner, "config", None)
+    if config is None or not judges_samples(type(inner)) or not reads_forward_only(config) or batch_size == 1:
+        return
+    known = getattr(config.get_text_config(), "pad_token_id", None), getattr(processing_class, "pad_token_id", None)
+    if known == (None, None):
+        raise ValueError(
+            f"model.config.pad_token_id=None: {type(inner).__name__} finds the last token of a text by it, in batches "
+            "of more than one. Set it to the tokenizer's (model.config.pad_token_id = tokenizer.pad_token_id, or "
+            "eos_token_id), or pass the tokenizer as processing_class."
         )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
-from ..data import ImagesInMemory, classes_of, transform_of
+from ..data import ImagesInMemory, classes_of, inner_of, judges_samples, transform_of
 from ..methods import Method
 from ..runtime import evaluating, isolated_rng
 from ..step import counted_items, logits_of
@@ -44,6 +44,9 @@ def check_classes(name: str, dataset: Any, item: Any, labels: list[str], model: 
     if column is None or classes is None:
         return
     rows = _label_rows(dataset, column)
+    empty = [row for row, label in enumerate(rows or []) if label is None]
+    if empty:
+        raise ValueError(f"{name}: {len(empty)} rows have no label ({column}), e.g. {empty[:5]}. Leave them out.")
     try:
         values = torch.as_tensor(rows).reshape(-1)
     except (TypeError, ValueError, RuntimeError):
@@ -52,6 +55,12 @@ def check_classes(name: str, dataset: Any, item: Any, labels: list[str], model: 
         except (TypeError, ValueError, RuntimeError):
             return  # labels of another kind (strings, say): a transform or collator turns them into numbers
     if values.is_floating_point():
+        if rows and not isinstance(rows[0], Sequence | torch.Tensor) and judges_samples(type(inner_of(model))):
+            raise ValueError(
+                f"{name}: column {column!r} holds fractions, e.g. {values[:3].tolist()}, and the model tells {classes} "
+                "classes apart, which are whole numbers. Turn them into integers; a regression has num_labels=1 or "
+                "problem_type='regression' in its config."
+            )
         return
     wrong = values[((values < 0) | (values >= classes)) & (values != -100)]
     if len(wrong):
