@@ -27,7 +27,7 @@ from . import data, run, sharing, step
 from .arguments import UnlearningArguments
 from .methods import Method, resolve_method
 from .metrics import accuracy, predicted_classes
-from .report import UnlearningReport, evaluate_unlearning
+from .report import Prepared, UnlearningReport, evaluate_unlearning
 from .runtime import draws_bars, forget_casts, full_disk_named, isolated_rng, on_first
 
 logger = logging.get_logger(__name__)
@@ -93,6 +93,7 @@ class UnlearningTrainer(Trainer):
         self._active: run.ActiveRun | None = None
         self._epochs: run.Epochs | None = None
         self._mean_loss: run.MeanLoss | None = None
+        self._warnings: list[str] = []  # on the latest evaluation, for the card
         self._one_test_set = eval_dataset is not None and not isinstance(eval_dataset, Mapping)
         self._test_prefix: str | None = None  # of the metrics that are logged without their split's name too
         self._not_loaded: list[str] = []
@@ -207,6 +208,10 @@ class UnlearningTrainer(Trainer):
         fresh = self.optimizer is None
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         self._active = self._begun(prepared[0], fresh)
+        if self.forget_dataset is not None and set(self.method.streams) & {"forget", "union"}:
+            size = len(self.forget_dataset)
+            left, needed = self._epochs.unvisited(size, max_steps), self._epochs.needed(size)
+            run.checks.warn_of_unvisited(left, size, max_steps, needed, self._streams().size("forget"))
         return prepared
 
     # ---- epochs ----
@@ -371,6 +376,7 @@ class UnlearningTrainer(Trainer):
         finally:
             self._test_prefix = before
         if eval_dataset is None or isinstance(eval_dataset, Mapping):  # Trainer calls this again for each split
+            self._warnings = run.no_better_than_chance(metrics, metric_key_prefix, data.classes_of(self.model))
             self._refresh_card()
         return metrics
 
@@ -419,7 +425,7 @@ class UnlearningTrainer(Trainer):
         return super().hyperparameter_search(hp_space, compute_objective, *args, **kwargs)
 
     def evaluate_unlearning(
-        self, reference: nn.Module | None = None, output_dir: str | None = None, **options: Any
+        self, reference: nn.Module | Prepared | None = None, output_dir: str | None = None, **options: Any
     ) -> UnlearningReport | None:
         """The whole report on the model as it is now: see `report.evaluate_unlearning`, which has the `options`.
 
@@ -547,6 +553,8 @@ class UnlearningTrainer(Trainer):
         args, model, method = self.args, self.model, self.method
         run.checks.check_hardware(args, self.accelerator, model)
         run.checks.check_model(model, method)
+        run.checks.check_problem(model, method)
+        run.checks.check_padding(model, max(args.train_batch_size, args.eval_batch_size), self.processing_class)
         step.choose_kernels(model, args.device, args.kernel_backend)  # a backend that cannot run is refused now
         if method.single_step:
             given, scaled = (self.optimizer or self.lr_scheduler) is not None, self.accelerator.scaler is not None
@@ -567,6 +575,10 @@ class UnlearningTrainer(Trainer):
                     needs_labels=not own and method.loss_of(stream) is None,
                     own_forward=self._has_own_compute_loss,
                 )
+                if not own and method.loss_of(stream) is None:
+                    collate = self._get_collator_with_removed_columns(self.data_collator)
+                    run.data_checks.check_counted(stream, dataset, collate, lambda features: self._count(features)[0])
+        run.data_checks.warn_of_test(self.forget_dataset, self.eval_dataset)
 
     def _first_forget_sample(self) -> dict:
         collate = self._get_collator_with_removed_columns(self.data_collator)
@@ -731,7 +743,15 @@ class UnlearningTrainer(Trainer):
             overlaps=[overlap.describe(rows=False) for overlap in self.overlaps],
             hub_name=self.hub_name,
             hub_model_id=self.hub_model_id,
+            unvisited=self._unvisited(),
+            warnings=self._warnings,
         )
+
+    def _unvisited(self) -> int:
+        """Forget samples that no step has used; 0 for methods that leave the forget set alone, and before a run."""
+        used = self.forget_dataset is not None and set(self.method.streams) & {"forget", "union"}
+        steps = self.state.global_step
+        return self._epochs.unvisited(len(self.forget_dataset), steps) if used and self._epochs and steps else 0
 
     def _complete_weights(self, folder: str) -> None:
         missing, self._not_loaded = self._not_loaded, []

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 from torch import nn
+from transformers import default_data_collator
 
+from ..data import Renumbered, class_order
 from ..step import SAM, Sharpness
 from .figures import new_figure
 from .landscape import Landscape, Surface
@@ -38,6 +40,7 @@ def compare_landscapes(
     sharpness: Sharpness | None = None,
     seed: int = 0,
     collator: Callable | None = None,
+    own: Mapping[str, tuple[Mapping[str, Any], Callable | None]] | None = None,
     label_names: Sequence[str] = ("labels",),
     batch_size: int = 256,
     progress: bool = True,
@@ -45,23 +48,31 @@ def compare_landscapes(
     """Return {model: {split: shape}}. All models of one architecture are moved along the same two draws of directions,
     each rescaled to the model's own filters, and see the same samples.
 
+    own: {model: (split -> data set, collator)}, the same samples prepared for this model; `datasets` and `collator`
+        serve all others. Labels are those of the first model: where another one calls its classes alike and numbers
+        them otherwise, it gets them in its own numbers.
     points: of the surface, per dimension (odd); the slice has four times as many. sharpness: SAM(rho=0.1) if None.
 
-    Raises ValueError for no models or splits.
+    Raises ValueError for no models or splits, and models of other classes than the first one's.
     """
     if not models or not datasets:
         raise ValueError(f"models {list(models)}, datasets {list(datasets)}: need at least one of each.")
     found: dict[str, dict[str, Shape]] = {}
+    first = next(iter(models.values()))
+    orders = {name: None if model is first else class_order(first, model, name) for name, model in models.items()}
     for name, model in models.items():
         found[name] = {}
-        for split, data in datasets.items():
+        sets, collate = (own or {}).get(name, (datasets, collator))
+        if orders[name] is not None:
+            collate = Renumbered(collate or default_data_collator, label_names, orders[name])
+        for split, data in sets.items():
             landscape = Landscape(
                 model,
                 data,
                 samples=samples,
                 batch_size=batch_size,
                 seed=seed,
-                collator=collator,
+                collator=collate,
                 label_names=label_names,
             )
             options = {"reach": reach, "progress": progress}

@@ -1,14 +1,19 @@
 """`sharp-unlearn evaluate`: the report on an unlearned model."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..analysis import Relearning
-from ..data import collator_for
-from ..report import evaluate_unlearning
+from ..data import problem_of_model
+from ..report import Prepared, evaluate_unlearning
 from .folders import letting_go
-from .options import DATA, MODEL, Columns, Run, option, required
+from .options import DATA, MODEL, Columns, Run, option, option_of, required
 from .parsing import parse
+from .preparing import Preparation
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -44,8 +49,14 @@ class Measurements:
     relearn_lr: float = option("its learning rate (AdamW)", 1e-4)
     feature_layer: str | None = option("module whose output is the feature; default: the penultimate layer")
 
-    def relearning(self) -> Relearning | None:
+    def relearning(self, model: Any, forget: Any) -> Relearning | None:
+        """The attack that was asked for; None, with a warning, where it cannot be made."""
         steps = self.relearn_steps
+        obstacle = "the forget set has one sample" if len(forget) < 2 else None
+        obstacle = "the model has no classes" if problem_of_model(model) is not None else obstacle
+        if steps and obstacle:
+            logger.warning("No relearning attack is made: %s.", obstacle)
+            return None
         return Relearning(self.relearn_samples, steps, max(1, steps // 10), self.relearn_lr) if steps else None
 
 
@@ -59,21 +70,27 @@ def main(argv: Sequence[str]) -> None:
         argv,
     )
     run.start("unlearning_report", "report.json")
-    sets = {name: columns.load(getattr(data, name), models.model) for name in ("forget", "retain", "test")}
-    many = {
-        name: (run.load_model(path) for path in getattr(models, name))
-        for name in ("shadow_models", "unlearned_models", "retrained_models")
-    }
+    ready = Preparation({name: getattr(data, name) for name in ("forget", "retain", "test")}, columns, models.model)
+
+    def beside(name: str, path: str | None) -> Prepared | None:
+        return None if path is None else Prepared(run.load_model(path), *ready.of(path, option_of(name)))
+
+    kinds = ("shadow_models", "unlearned_models", "retrained_models")
+    for name in kinds:  # a model that does not fit is told before any is run
+        for path in getattr(models, name):
+            ready.of(path, option_of(name))
+    many = {name: (beside(name, path) for path in getattr(models, name)) for name in kinds}
+    model = run.load_model(models.model)
     report = evaluate_unlearning(
-        run.load_model(models.model),
-        **sets,
-        reference=run.load_model(models.reference),
-        original=run.load_model(models.original),
+        model,
+        **ready.sets,
+        reference=beside("reference", models.reference),
+        original=beside("original", models.original),
         **many,
-        relearning=measure.relearning(),
+        relearning=measure.relearning(model, ready.sets["forget"]),
         svc_samples=measure.svc_samples,
         batch_size=run.batch_size,
-        collator=collator_for(sets["forget"], models.model),
+        collator=ready.collator,
         feature_layer=measure.feature_layer,
         seed=run.seed,
     )

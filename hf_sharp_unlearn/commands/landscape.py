@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..analysis import compare_landscapes, draw_landscapes, landscape_numbers
-from ..data import collator_for
 from ..runtime import write_text
 from ..step import SAM
 from .folders import letting_go
 from .options import DATA, MODEL, Columns, Run, option, required
 from .parsing import parse
+from .preparing import Preparation
 
 
 @dataclass
@@ -53,19 +53,18 @@ def main(argv: Sequence[str]) -> None:
     names = models.names or [os.path.basename(os.path.normpath(path)) for path in models.models]
     if len(names) != len(models.models) or len(set(names)) < len(names):
         raise ValueError(f"--names {names}: give each of the {len(models.models)} models a name of its own.")
-    sets = {
-        name: columns.load(getattr(data, name), models.models[0]) for name in ("forget", "test") if getattr(data, name)
-    }
+    ready = Preparation({"forget": data.forget, "test": data.test}, columns, models.models[0])
+    own = {name: ready.of(path, "--models") for name, path in zip(names, models.models, strict=True)}
     found = compare_landscapes(
         {name: run.load_model(path) for name, path in zip(names, models.models, strict=True)},
-        sets,
+        ready.sets,
+        own=own,
         points=grid.points,
         reach=grid.reach,
         samples=grid.samples,
         sharpness=SAM(rho=grid.rho),
         batch_size=run.batch_size,
         seed=run.seed,
-        collator=collator_for(next(iter(sets.values())), models.models[0]),
     )
     os.makedirs(run.output_dir, exist_ok=True)
     numbers, path = landscape_numbers(found), os.path.join(run.output_dir, "landscape.json")

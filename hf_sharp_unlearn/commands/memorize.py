@@ -15,7 +15,7 @@ from ..analysis import (
     new_figure,
     rank_correlations,
 )
-from ..data import FromConfig, collator_for, fingerprint
+from ..data import FromConfig, collator_for, fingerprint, problem_of_source
 from .folders import letting_go
 from .options import DATA, MODEL, Columns, Run, option
 from .parsing import UsageError, parse
@@ -73,6 +73,11 @@ def main(argv: Sequence[str]) -> None:
         return
     run.start("memorization", "memorization.npz")
     data = columns.load(source.train, training.model)
+    if (problem := problem_of_source(training.model)) is not None:
+        raise ValueError(
+            f"--model {training.model} is a model of {problem}: memorization is measured by how often a sample's "
+            "class is told, and it has none. Take a classifier or a language model."
+        )
     if choice.forget_size is not None and not 1 <= choice.forget_size <= len(data):
         raise ValueError(
             f"--forget-size {choice.forget_size}: must lie between 1 and {len(data)}, the samples there are."

@@ -24,6 +24,11 @@ def option(text: str, default: Any = None, **metadata: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
+def option_of(name: str) -> str:
+    """A field as it is written on the command line."""
+    return "--" + name.replace("_", "-")
+
+
 def required(text: str, **metadata: Any) -> Any:
     return field(metadata={"help": text.replace("%", "%%"), **metadata})
 
@@ -36,7 +41,7 @@ class Columns:
 
     label: str | None = option("column of the label; default: labels, label or fine_label")
     text: str = option("column of the text", "text")
-    max_length: int = option("of a text, in tokens", 512)
+    max_length: int | None = option("of a text, in tokens; default: 512, or the model's positions if these are fewer")
 
     def as_arguments(self) -> dict[str, Any]:
         return {"label": self.label, "text": self.text, "max_length": self.max_length}

@@ -1,10 +1,13 @@
 """`sharp-unlearn unlearn`: a model and its data in, an unlearned model with card and report out."""
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from transformers import set_seed
@@ -12,17 +15,21 @@ from transformers import set_seed
 from ..arguments import UnlearningArguments
 from ..data import (
     CropFlip,
+    check_classes_fit,
     collator_for,
+    evaluation_sets,
     fingerprint,
     forget_rows,
     is_hub_id,
     load_model,
     model_fingerprint,
+    preparation_of,
     prepare,
     processing_class_of,
     read_table,
     split_forget,
 )
+from ..report import Prepared
 from ..run import needed
 from ..runtime import write_text
 from ..sharing import PushError, training_arguments
@@ -129,6 +136,7 @@ def main(argv: Sequence[str]) -> None:
         options = {"model": model.model, "weights": model_fingerprint(model.model), "dtype": model.dtype,
                    "data": prints, "columns": columns.as_arguments(), "augmentation": data.augmentation,
                    "method": repr(chosen), "arguments": training_arguments(args)}  # fmt: skip
+        beside = _reference_sets(model, data, columns, args) if results.report and model.reference else None
         files = needed(chosen, args.save_only_model, args.world_size)
         checkpoint = None if results.dry_run else checkpoint_of(args, results.overwrite, options, files, DONE)
     if results.dry_run:
@@ -152,19 +160,39 @@ def main(argv: Sequence[str]) -> None:
     if results.dry_run:
         return rehearse(trainer, folder)
     trainer.train(resume_from_checkpoint=checkpoint)
-    metrics = trainer.evaluate()
-    trainer.save_model(_internal_call=True)
+    trainer.save_model(_internal_call=True)  # first: whatever is raised from here on, the model is there
+    metrics, failures = {}, []
+    with _told_in_the_end(failures, "evaluation"):
+        metrics = trainer.evaluate()
     if results.report:
-        _report(trainer, model, measure)
+        with _told_in_the_end(failures, "report"):
+            _report(trainer, model, measure, beside)
     trainer.create_model_card(dataset_tags=[name for name in map(is_hub_id, _specs(data)) if name])
     trainer.save_metrics("all", metrics, combined=True)
-    if args.push_to_hub:
+    if args.push_to_hub and not failures:
         try:
             trainer.push_to_hub()
         except PushError as error:
             raise PushError(f"{error} (sharp-unlearn push {args.output_dir} --repo OWNER/NAME does it)") from error
     if trainer.is_world_process_zero():
         _say(trainer, metrics)
+    if failures:
+        pushed = ", and sharp-unlearn push uploads it: it was not pushed" if args.push_to_hub else ""
+        raise RuntimeError(
+            f"The unlearned model is in {args.output_dir}, with its card, but {'; '.join(failures)}. sharp-unlearn "
+            f"evaluate --model {args.output_dir} makes the report{pushed}."
+        )
+
+
+@contextlib.contextmanager
+def _told_in_the_end(failures: list[str], what: str) -> Iterator[None]:
+    """An error of what comes after the run must not lose the run."""
+    try:
+        yield
+    except Exception as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        failures.append(f"its {what} failed: {type(error).__name__}: {error}")
 
 
 def _check_folders(model: Model, output_dir: str) -> None:
@@ -178,10 +206,10 @@ def _check_folders(model: Model, output_dir: str) -> None:
 
 
 def _sets(
-    model: Model, data: Data, columns: Columns, args: UnlearningArguments
+    model: Model, data: Data, columns: Columns, args: UnlearningArguments, labels_of: str | None = None
 ) -> tuple[dict[str, Any], Any, dict[str, str], dict[str, dict[int, str]]]:
-    """Forget, retain and test set; the rows of the first in the training data, if it is one; fingerprints of all that
-    is trained on; rows that were left out, and why."""
+    """Forget, retain and test set, with labels in the numbers of `labels_of`; the rows of the first in the training
+    data, if it is one; fingerprints of all that is trained on; rows that were left out, and why."""
     augmentation = AUGMENTATION[data.augmentation]
     settings = {**columns.as_arguments(), "images": data.images, "device": args.device}
     named = bool(data.forget_column or data.forget_indices or data.forget_filter)
@@ -200,12 +228,13 @@ def _sets(
             spec=data.train,
         )
         prints["rows"] = hashlib.sha256(indices.tobytes()).hexdigest()
-    if args.process_index == 0:
+    first = args.process_index == 0 and labels_of is None  # what is said is said once
+    if first:
         print(chosen_line(indices, data.train or data.forget, tables["train" if data.train else "forget"]), flush=True)
     places, skipped = indices, {}
     if data.skip_bad:
         specs = {name: getattr(data, name) for name in tables}
-        tables, places, skipped = usable(tables, specs, indices, model.model, columns, args.process_index == 0)
+        tables, places, skipped = usable(tables, specs, indices, model.model, columns, first)
         prints["skipped"] = hashlib.sha256(json.dumps(skipped).encode()).hexdigest()
     ready = {
         name: prepare(
@@ -213,6 +242,7 @@ def _sets(
             getattr(data, name),
             model.model,
             augmentation=None if name == "test" else augmentation,
+            labels_of=labels_of,
             **settings,
         )
         for name, table in tables.items()
@@ -221,6 +251,25 @@ def _sets(
         forget, retain = split_forget(ready.pop("train"), places)
         ready |= {"forget": forget, "retain": retain}
     return {"retain": None, **ready}, indices, prints, skipped
+
+
+def _reference_sets(
+    model: Model, data: Data, columns: Columns, args: UnlearningArguments
+) -> tuple[dict[str, Any], Any] | None:
+    """The evaluation's sets and collator, prepared for the reference; None where the model's serve it too.
+
+    Raises ValueError for a reference whose classes are others, before any work."""
+    check_classes_fit(model.model, model.reference, f"--reference {model.reference}")
+    table = read_table(data.train or data.forget)
+    if preparation_of(table, model.model) == preparation_of(table, model.reference):
+        return None
+    sets, *_ = _sets(
+        replace(model, model=model.reference), replace(data, images="process", augmentation="none"), columns, args,
+        model.model,
+    )  # fmt: skip
+    seed = args.seed if args.data_seed is None else args.data_seed
+    splits = evaluation_sets(sets["forget"], sets["retain"], sets.get("test"), args.eval_retain_samples, seed)
+    return splits, collator_for(sets["forget"], model.reference)
 
 
 def _specs(data: Data) -> list[str]:
@@ -236,7 +285,7 @@ def _selection(data: Data) -> str:
     return "a list of rows" if data.forget_indices else "a data set of its own"
 
 
-def _report(trainer: UnlearningTrainer, model: Model, measure: Measurements) -> None:
+def _report(trainer: UnlearningTrainer, model: Model, measure: Measurements, beside: tuple | None) -> None:
     first = trainer.is_world_process_zero()
     others = {
         name: load_model(source).to(trainer.args.device) if first and source else None
@@ -245,9 +294,11 @@ def _report(trainer: UnlearningTrainer, model: Model, measure: Measurements) -> 
             ("original", None if model.allow_new_head else model.model),
         )
     }
+    if beside is not None and others["reference"] is not None:
+        others["reference"] = Prepared(others["reference"], *beside)
     trainer.evaluate_unlearning(
         **others,
-        relearning=measure.relearning(),
+        relearning=measure.relearning(trainer.model, trainer.forget_dataset),
         svc_samples=measure.svc_samples,
         feature_layer=measure.feature_layer,
     )
@@ -263,4 +314,6 @@ def _say(trainer: UnlearningTrainer, metrics: dict[str, float]) -> None:
     if trainer.report is not None:
         tow = trainer.report["tug_of_war"]
         print(f"Tug-of-War: {getattr(tow, 'reason', None) or f'{tow.value:.3f}'}")
+        for warned in trainer.report.settings["warnings"]:
+            print(f"Warning: {warned}")
     print(f"written: {trainer.args.output_dir} (model, README.md, {DONE})", flush=True)

@@ -4,6 +4,8 @@ names under which a command line finds tables and models. Nothing here computes 
 
 from .bad_rows import bad_rows, without_rows
 from .caches import leave_cache, use_cache_of
+from .classes import Renumbered, class_order, classes_of, inner_of, judges_samples, problem_of_model
+from .configs import reads_forward_only
 from .contents import contents_of, shared
 from .hub_id import hub_id
 from .images import CropFlip, ImagesInMemory, cached_images
@@ -20,9 +22,21 @@ from .sets import (
     targets_of,
     transform_of,
 )
-from .sources import FromConfig, Processed, collator_for, load_data, load_model, prepare, processing_class_of
+from .sources import (
+    FromConfig,
+    Processed,
+    check_classes_fit,
+    collator_for,
+    load_data,
+    load_model,
+    preparation_of,
+    prepare,
+    problem_of_source,
+    processing_class_of,
+)
 from .streams import Streams, dataset_of, length_grouped, pins_memory
 from .tables import fingerprint, forget_rows, is_hub_id, read_table
+from .texts import unmoved_by_padding
 
 __all__ = [
     "COUNTS",
@@ -31,6 +45,7 @@ __all__ = [
     "ImagesInMemory",
     "Pass",
     "Processed",
+    "Renumbered",
     "SeededDataset",
     "Slot",
     "StreamBatchSampler",
@@ -38,6 +53,9 @@ __all__ = [
     "Streams",
     "bad_rows",
     "cached_images",
+    "check_classes_fit",
+    "class_order",
+    "classes_of",
     "collator_for",
     "contents_of",
     "count_items",
@@ -46,16 +64,22 @@ __all__ = [
     "fingerprint",
     "forget_rows",
     "hub_id",
+    "inner_of",
     "is_hub_id",
     "leave_cache",
+    "judges_samples",
     "length_grouped",
     "load_data",
     "load_model",
     "model_fingerprint",
     "pins_memory",
+    "preparation_of",
     "prepare",
+    "problem_of_model",
+    "problem_of_source",
     "processing_class_of",
     "read_table",
+    "reads_forward_only",
     "rows_of",
     "select_rows",
     "shared",
@@ -66,4 +90,5 @@ __all__ = [
     "transform_of",
     "without_rows",
     "use_cache_of",
+    "unmoved_by_padding",
 ]

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from .configs import is_causal
 from .pictures import Pictures, cells_in, undecoded
-from .sources import IMAGES, LABELS, _is_causal
+from .sources import IMAGES, LABELS
 
 
 def bad_rows(data: Any, model: str, *, label: str | None = None, text: str = "text") -> dict[int, str]:
@@ -25,7 +26,7 @@ def bad_rows(data: Any, model: str, *, label: str | None = None, text: str = "te
     elif image is None and "input_ids" not in columns and text in columns:
         texts = enumerate(data.with_format(None)[text][:])
         found |= {row: f"no text ({text})" for row, cell in texts if cell is None or cell == ""}
-        chosen = label if label is None and _is_causal(model) else chosen
+        chosen = label if label is None and is_causal(model) else chosen
     if chosen in columns:
         labels = enumerate(data.with_format(None)[chosen][:])
         found = {row: f"no label ({chosen})" for row, cell in labels if cell is None or cell != cell} | found

@@ -111,6 +111,23 @@ class StreamBatchSampler(Sampler[list[Slot]]):
         """Samples of the anchors in an epoch."""
         return sum(len(self.orders[piece.anchor]) for piece in self.plan(epoch) if piece.anchor is not None)
 
+    def forgotten(self, epoch: int, micro_batches: int) -> int:
+        """Places of forget samples in the first micro-batches of an epoch: at most as many different ones are used. (In
+        a union they may come first.)"""
+        seen = 0
+        for piece in self.plan(epoch):
+            length = self._length(piece)
+            begun = min(length, micro_batches)
+            micro_batches -= min(self._whole_windows(length), micro_batches)
+            if piece.anchor is None or begun == 0:
+                continue
+            end = min(begun * self.sizes[piece.anchor] * self.processes, len(self.orders[piece.anchor]))
+            if piece.beside == "forget":
+                seen += self._walked(piece, end)
+            elif piece.anchor in ("forget", "union"):
+                seen += end
+        return seen
+
     def too_small(self) -> list[tuple[str, int]]:
         """(stream, samples of a global batch) of the anchors of the first epoch that `drop_last` would drop whole."""
         groups = {piece.anchor: self.sizes[piece.anchor] * self.processes for piece in self.plan(0) if piece.anchor}

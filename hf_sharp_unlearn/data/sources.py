@@ -8,6 +8,7 @@ that are arrays already stay as they are.
 """
 
 import hashlib
+import json
 import os
 import warnings
 from dataclasses import dataclass, field
@@ -15,14 +16,16 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, DataCollatorForLanguageModeling
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
-from .caches import mapped
+from .classes import judges_samples, order_of, problem_of
+from .configs import base_of, config_of, is_adapter, is_causal, model_class, position_limit
 from .faults import first_line
 from .images import ImagesInMemory, Levels, cached_images, picture_mode
+from .labels import as_labels
 from .pictures import Pictures, undecoded
 from .tables import read_table
+from .texts import check_tokens, text_collator, tokenized, tokenizer_of, with_padding_id
 from .whole_models import check_adapter, whole_model
 
 LABELS = ("labels", "label", "fine_label")
@@ -36,9 +39,10 @@ def load_model(name: str, dtype: str = "auto", new_head: bool = False) -> torch.
     none, or not the whole one.
     """
     try:
-        if _is_adapter(name):
-            return _adapted(name, dtype).eval()
-        return whole_model(model_class(AutoConfig.from_pretrained(name)), name, new_head=new_head, dtype=dtype).eval()
+        if is_adapter(name):
+            return with_padding_id(_adapted(name, dtype).eval(), name)
+        cls = model_class(AutoConfig.from_pretrained(name))
+        return with_padding_id(whole_model(cls, name, new_head=new_head, dtype=dtype).eval(), name)
     except MemoryError:
         raise
     except Exception as error:  # what the libraries raise for files that are cut off, or are no weights
@@ -86,18 +90,7 @@ class FromConfig:
 
     def __call__(self) -> torch.nn.Module:
         config = AutoConfig.from_pretrained(self.name)
-        return model_class(config)(config)
-
-
-def model_class(config: Any) -> type:
-    """The class that a config names, or the one that transformers would use to classify images or to model language."""
-    for architecture in getattr(config, "architectures", None) or []:
-        if hasattr(transformers, architecture):
-            return getattr(transformers, architecture)
-    for auto in (transformers.AutoModelForImageClassification, transformers.AutoModelForCausalLM):
-        if type(config) in auto._model_mapping:
-            return auto._model_mapping[type(config)]
-    raise ValueError(f"config names no model class (architectures), and {type(config).__name__} has no usual one.")
+        return with_padding_id(model_class(config)(config), self.name)
 
 
 def load_data(spec: str, model: str, **columns: Any) -> Any:
@@ -112,20 +105,22 @@ def prepare(
     *,
     label: str | None = None,
     text: str = "text",
-    max_length: int = 512,
+    max_length: int | None = None,
     images: str = "process",
     augmentation: Any = None,
     device: Any = "cpu",
+    labels_of: str | None = None,
 ) -> Any:
     """A table with the columns that the model takes, and `labels`; its rows stay in their order.
 
     spec: what the table is called, for errors. model: whose processor or tokenizer is used. label: column of the
     label; None: labels, label or fine_label, and for a causal LM the tokens themselves. text: column with the text.
-    max_length: in tokens. images: what becomes of pictures: "process" prepares them each time they are asked for,
-    "disk" once, into a cache, "memory" once, into a tensor on `device`, and "auto" takes memory up to 1 GiB, then disk.
-    augmentation: see `images.ImagesInMemory`; not with "process".
+    max_length: in tokens; None: see `texts.tokenized`. images: what becomes of pictures: "process" prepares them each
+    time they are asked for, "disk" once, into a cache, "memory" once, into a tensor on `device`, and "auto" takes
+    memory up to 1 GiB, then disk. augmentation: see `images.ImagesInMemory`; not with "process". labels_of: another
+    model, whose numbers the labels get: of one that is compared with it.
 
-    Raises ValueError for a column that does not exist.
+    Raises ValueError for a column that does not exist, and for labels and texts that the model cannot take.
     """
     columns = data.column_names
     chosen = label or next((name for name in LABELS if name in columns), None)
@@ -135,79 +130,60 @@ def prepare(
     if image is not None:
         if chosen is None:
             raise ValueError(f"{spec!r} has the columns {columns}: name the label's column (label).")
-        return _images(_numbered(data, chosen, model, spec), image, chosen, model, images, augmentation, device)
+        data = as_labels(data, chosen, model, spec, labels_of)
+        images = "process" if data.features[chosen].dtype.startswith("float") else images  # the others keep classes
+        return _images(data, image, chosen, model, images, augmentation, device)
     if "input_ids" not in columns and text in columns:
-        if label is None and _is_causal(model):
+        if label is None and is_causal(model):
             chosen = None  # it learns the text; a class beside it is nothing to it
-        return _texts(data if chosen is None else _numbered(data, chosen, model, spec), text, chosen, model, max_length)
-    if chosen is not None and chosen != "labels":
-        data = data.rename_column(chosen, "labels")
+        data = data if chosen is None else as_labels(data, chosen, model, spec, labels_of)
+        return tokenized(data, text, chosen, model, max_length, spec)
+    if chosen is not None:
+        data = as_labels(data, chosen, model, spec, labels_of)
+        data = data if chosen == "labels" else data.rename_column(chosen, "labels")
     if "labels" not in data.column_names and "input_ids" not in columns:
         raise ValueError(f"{spec!r} has the columns {columns}: no image, no {text!r}, and no label. Name them.")
+    if "input_ids" in columns:
+        check_tokens(data, model, spec)
     return data.with_format("torch") if "input_ids" not in columns else data
 
 
-def _is_causal(model: str) -> bool:
-    return model_class(_config_of(model)).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-
-
-def _is_adapter(model: str) -> bool:
-    return os.path.isfile(os.path.join(model, "adapter_config.json"))
-
-
-def _config_of(model: str) -> Any:
-    return AutoConfig.from_pretrained(_base_of(model) if _is_adapter(model) else model)
-
-
-def _base_of(model: str) -> str:
-    import peft
-
-    return peft.PeftConfig.from_pretrained(model).base_model_name_or_path
-
-
-def _numbered(data: Any, label: str, model: str, spec: str) -> Any:
-    """Labels as the model numbers its classes. Names (of folders, of a ClassLabel, or strings) go through the config's
-    label2id: the numbers that a loader gives to the names it happens to find need not be the model's.
-
-    Raises ValueError for names that the model does not have.
-    """
-    import datasets
-
-    feature = data.features[label]
-    names = feature.names if isinstance(feature, datasets.ClassLabel) else None
-    if names is None and getattr(feature, "dtype", None) not in ("string", "large_string"):
-        return data
-    config = _config_of(model)
-    ids = {str(name): int(number) for name, number in (getattr(config, "label2id", None) or {}).items()}
-    found = names if names is not None else sorted({value for value in data[label] if value is not None})
-    missing = [name for name in found if name not in ids]
-    if not missing:
-        numbers = {name: ids[name] for name in found}
-    elif names is not None and len(names) == len(ids) and all(name.startswith("LABEL_") for name in ids):
-        return data  # the model's classes have no names, and the data has them all
+def preparation_of(data: Any, model: str) -> str:
+    """What becomes of a table depends on this of a model: where it is equal, what was prepared for one serves both."""
+    config = config_of(model)
+    parts = {name: getattr(config, name, None) for name in ("id2label", "num_labels", "problem_type", "vocab_size")}
+    if any(name in data.column_names for name in IMAGES):
+        processor = processing_class_of(None, model)
+        parts |= {"processor": None if processor is None else processor.to_dict()}
     else:
-        raise ValueError(
-            f"{spec!r} has the classes {list(found)[:10]}, the model has {list(ids)[:10]}: {missing[:5]} cannot be "
-            "told. Give the model's config the names (label2id), or a column of numbers (label)."
-        )
-    values = list(data.with_format(None)[label][:])
-    empty = [row for row, value in enumerate(values) if value is None or value == -1]
-    if empty:
-        raise ValueError(f"{spec!r}: {len(empty)} rows have no label ({label}), e.g. {empty[:5]}. Leave them out.")
-    column = [numbers[value if isinstance(value, str) else names[value]] for value in values]
-    return data.remove_columns(label).add_column(label, column)
+        try:
+            tokenizer = tokenizer_of(model)
+            backend = getattr(tokenizer, "backend_tokenizer", None)
+            words = sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str()
+            parts |= {"tokenizer": words, "pad": tokenizer.pad_token_id, "length": tokenizer.model_max_length}
+        except (OSError, ValueError):
+            pass  # rows of numbers
+    return json.dumps({**parts, "positions": position_limit(config)}, default=str, sort_keys=True)
+
+
+def check_classes_fit(model: str, other: str, name: str) -> None:
+    """Raise ValueError, with both lists, for two classifiers whose classes do not fit each other."""
+    configs = [config_of(one) for one in (model, other)]
+    if all(judges_samples(model_class(config)) for config in configs):
+        order_of(*configs, name)
+
+
+def problem_of_source(model: str) -> str | None:
+    """`classes.problem_of` of a folder or Hub id."""
+    config = config_of(model)
+    return problem_of(config, model_class(config))
 
 
 def collator_for(data: Any, model: str) -> Any:
     """What makes a batch of such samples: padding for texts, transformers' default otherwise."""
     if "input_ids" not in getattr(data, "column_names", ()):
         return transformers.default_data_collator
-    tokenizer = _tokenizer(model)
-    if "labels" not in data.column_names:
-        return DataCollatorForLanguageModeling(tokenizer, mlm=False)
-    if hasattr(data.features["labels"], "feature"):  # a label a token
-        return transformers.DataCollatorForSeq2Seq(tokenizer)
-    return transformers.DataCollatorWithPadding(tokenizer)
+    return text_collator(data, model)
 
 
 def _images(data: Any, image: str, label: str, model: str, how: str, augmentation: Any, device: Any) -> Any:
@@ -256,40 +232,13 @@ class Processed:
         }
 
 
-def _texts(data: Any, text: str, label: str | None, model: str, max_length: int) -> Any:
-    tokenizer = _tokenizer(model)
-    tokens = mapped(
-        data,
-        lambda rows: tokenizer(rows[text], truncation=True, max_length=max_length),
-        batched=True,
-        remove_columns=[name for name in data.column_names if name != label],
-        desc="tokenize",
-    )
-    empty = [row for row, ids in enumerate(tokens["input_ids"]) if not ids]
-    if empty:
-        raise ValueError(f"{len(empty)} rows have no text ({text}), e.g. {empty[:5]}. Leave them out.")
-    return tokens if label is None else tokens.rename_column(label, "labels") if label != "labels" else tokens
-
-
 def processing_class_of(data: Any, model: str) -> Any:
     """What is saved beside a model so that others can feed it: its tokenizer or image processor, or None."""
     if "input_ids" in getattr(data, "column_names", ()):
-        return _tokenizer(model)
-    if _config_of(model).model_type == "timm_wrapper":
+        return tokenizer_of(model)
+    if config_of(model).model_type == "timm_wrapper":
         return None  # its processor is read from its config
     try:
-        return AutoImageProcessor.from_pretrained(_base_of(model) if _is_adapter(model) else model)
+        return AutoImageProcessor.from_pretrained(base_of(model) if is_adapter(model) else model)
     except (OSError, ValueError, KeyError):
         return None
-
-
-def _tokenizer(model: str) -> Any:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError):
-        if not _is_adapter(model):
-            raise
-        tokenizer = AutoTokenizer.from_pretrained(_base_of(model))
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer

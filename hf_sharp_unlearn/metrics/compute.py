@@ -22,6 +22,8 @@ def compute_metrics(subjects: Mapping[str, Subject]) -> tuple[dict[str, dict[str
             ):
                 continue
             try:
+                if metric.classes and subject.without:
+                    raise Unavailable(subject.without)
                 if metric.needs == "reference" and "retrained" not in subjects:
                     raise Unavailable("no retrained model was given (reference)")
                 against = [subjects["retrained"]] if metric.needs == "reference" else []

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
+from ..data import classes_of, problem_of_model, unmoved_by_padding
 from ..runtime import Inputs, derive_seed, evaluating, isolated_rng, progress_bar, seed_host
 from ..step import aligned_labels, counted_items, raw_logits, shifts_labels
 from .estimate import Estimate, mean, share
 from .features import FeatureHook
 from .scores import SCORES, sample_scores
+from .values import values_of_batch
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Outputs:
     predictions, targets: (items,) most likely and true class of each item, sample by sample.
     features: (N, D) float32, see `features`; D = 0 if not asked for.
     logits: (N, classes) float32; None for token models.
+    without: why there are no classes (regression, several labels a sample): then the loss alone is known, and what
+        speaks of classes is nan or -1.
     """
 
     loss: np.ndarray
@@ -42,6 +47,7 @@ class Outputs:
     targets: np.ndarray
     features: np.ndarray
     logits: np.ndarray | None = None
+    without: str | None = None
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -59,7 +65,17 @@ class Outputs:
         where = np.concatenate(spans) if spans else np.zeros(0, np.int64)
         kept = {name: getattr(self, name)[rows] for name in (*SCORES, "items", "features")}
         logits = None if self.logits is None else self.logits[rows]
-        return Outputs(**kept, predictions=self.predictions[where], targets=self.targets[where], logits=logits)
+        kept |= {"predictions": self.predictions[where], "targets": self.targets[where]}
+        return Outputs(**kept, logits=logits, without=self.without)
+
+    def reordered(self, order: Sequence[int]) -> "Outputs":
+        """The outputs of a model that numbers its classes otherwise, in another model's numbers: class i of the result
+        is class order[i] of these (`class_order` of the room data)."""
+        place = np.empty(len(order), np.int64)
+        place[np.asarray(order)] = np.arange(len(order))
+        turned = {"predictions": place[self.predictions], "targets": place[self.targets]}
+        logits = self.logits if self.logits is None or not self.logits.shape[1] else self.logits[:, order]
+        return dataclasses.replace(self, **turned, logits=logits)
 
     def slim(self) -> "Outputs":
         """The same without what grows with classes and features: for many models at once."""
@@ -81,11 +97,11 @@ class Outputs:
 
     @classmethod
     def _joined(cls, parts: list[dict[str, Any]]) -> "Outputs":
+        arrays = [field.name for field in dataclasses.fields(cls) if field.name != "without"]
         whole = {
-            name: None if parts[0][name] is None else np.concatenate([part[name] for part in parts])
-            for name in (field.name for field in dataclasses.fields(cls))
+            name: None if parts[0][name] is None else np.concatenate([part[name] for part in parts]) for name in arrays
         }
-        return cls(**whole)
+        return cls(**whole, without=parts[0].get("without"))
 
 
 def collect_outputs(
@@ -109,18 +125,22 @@ def collect_outputs(
         (see `features`).
     name: of the split, in the progress bar and in errors.
 
+    Models of values (regression, several labels a sample) have a loss and features only: see `Outputs.without`. Padding
+    on the left of a decoder's texts changes nothing.
+
     The model's modes and buffers, and the host's random generators, are left as they were. Raises ValueError for an
     empty split, labels that do not fit, logits that are not finite, and a feature layer that cannot be found.
     """
     loader = _loader(samples, batch_size, collator or default_data_collator, name)
     prepared, shift = Inputs(model, label_names), shifts_labels(model)
+    checked = functools.partial(_forward, model, label_names=label_names, shift=shift, classes=classes_of(model))
     hooked = FeatureHook(model, feature_layer) if features else contextlib.nullcontext()
     parts = []
     with evaluating(model), isolated_rng(), torch.no_grad(), hooked as hook:
         seed_host(derive_seed("outputs"))  # augmentation, if there is any, is the same for every model
         for batch in progress_bar(loader, desc=name, disable=not progress, leave=False):
             try:
-                parts.append(_forward(model, prepared(batch), label_names, shift, hook))
+                parts.append(checked(unmoved_by_padding(model, prepared(batch), label_names), hook=hook))
             except ValueError as error:
                 raise ValueError(f"The {name} set: {error}") from None
     parts = [part for part in parts if len(part["loss"])]
@@ -147,14 +167,32 @@ def _tensor(values: Any) -> Tensor:
 
 
 def _forward(
-    model: nn.Module, batch: dict, label_names: Sequence[str], shift: bool, hook: FeatureHook | None
+    model: nn.Module,
+    batch: dict,
+    *,
+    label_names: Sequence[str],
+    shift: bool,
+    classes: int | None,
+    hook: FeatureHook | None,
 ) -> dict[str, Any]:
-    found = raw_logits(model(**dict(batch)))
     labels = aligned_labels(batch, label_names, shift)
     if labels is None:
         raise ValueError(
             f"no labels under {tuple(label_names)} in a batch of {sorted(batch)}: name them (label_names)."
         )
+    problem = problem_of_model(model)
+    if classes is not None and problem is None and not labels.is_floating_point():
+        wrong = labels[((labels < 0) | (labels >= classes)) & (labels != -100)]
+        if len(wrong):
+            raise ValueError(
+                f"labels outside the model's {classes} classes, e.g. {wrong[:5].tolist()}: labels are 0 to "
+                f"{classes - 1}; -100 is ignored."
+            )
+    found = raw_logits(model(**dict(batch)))
+    if problem := problem_of_model(model):  # transformers may have told it from the labels
+        items = torch.ones(len(found), dtype=torch.bool)
+        features = torch.zeros(len(found), 0) if hook is None else hook.take(found, items)
+        return values_of_batch(found, labels, problem, features)
     items = counted_items(batch, found, label_names, shift)
     features = torch.zeros(len(found), 0) if hook is None else hook.take(found, items)
     return _of_batch(found, labels, items, features)

@@ -35,9 +35,16 @@ class Subject:
             raise Unavailable(f"no {split} set was given")
         return self.splits[split]
 
+    @property
+    def without(self) -> str | None:
+        """Why the model has no classes, if it has none."""
+        return next((outputs.without for outputs in self.splits.values() if outputs.without), None)
+
     @functools.cached_property
     def judged(self) -> tuple[dict[str, np.ndarray | Absent], int]:
         """The SVC attacks: see `mia.svc_judgements`."""
+        if self.without:
+            raise Unavailable(self.without)
         if self.svc_samples == 0:
             raise Unavailable("the SVC attacks were switched off (svc_samples=0)")
         return mia.svc_judgements(self["retain"], self["test"], self["forget"], self.svc_samples, self.seed)

@@ -37,7 +37,7 @@ def accuracy_by_split(model: Subject) -> Found:
 
 
 def loss_by_split(model: Subject) -> Found:
-    """Mean cross-entropy over samples, in nats, >= 0."""
+    """Mean loss over samples, >= 0: cross-entropy in nats, or the squared error of a regression."""
     found = {split: mean(outputs.loss) for split, outputs in model.splits.items()}
     return {
         split: loss if loss.low is None else dataclasses.replace(loss, low=max(loss.low, 0.0))
@@ -207,11 +207,13 @@ def quality(model: Subject) -> Found:
 @dataclass(frozen=True)
 class Metric:
     """compute: Subject -> {key: value}, or for `needs="reference"` (Subject, reference Subject) -> {key: value}.
-    better: "higher", "lower", or "reference": closest to the retrained model's own value."""
+    better: "higher", "lower", or "reference": closest to the retrained model's own value. classes: absent for models
+    without classes (regression, several labels a sample)."""
 
     compute: Callable[..., Found]
     better: str
     needs: str = "model"
+    classes: bool = True
 
 
 METRICS = {
@@ -221,15 +223,15 @@ METRICS = {
     "average_gap": Metric(gap_to_retrained, "lower", "reference"),
     "accuracy": Metric(accuracy_by_split, "reference"),
     "unlearning_accuracy": Metric(unlearning_accuracy, "reference"),
-    "loss": Metric(loss_by_split, "reference"),
+    "loss": Metric(loss_by_split, "reference", classes=False),
     "agreement": Metric(agreement, "higher", "reference"),
     "jensen_shannon": Metric(divergence, "lower", "reference"),
-    "mia_loss": Metric(loss_attack, "reference"),
-    "mia_logistic": Metric(logistic_attack, "reference"),
+    "mia_loss": Metric(loss_attack, "reference", classes=False),
+    "mia_logistic": Metric(logistic_attack, "reference", classes=False),
     "mia_svc": Metric(svc_attack, "reference"),
     "mia_lira": Metric(lira_attack, "reference"),
     "mia_rmia": Metric(rmia_attack, "reference"),
-    "entanglement": Metric(feature_entanglement, "reference"),
+    "entanglement": Metric(feature_entanglement, "reference", classes=False),
     "klom": Metric(klom_by_split, "lower", "sets"),
     "u_lira": Metric(u_lira, "lower", "sets"),
     "forgetting_quality": Metric(quality, "higher", "sets"),

@@ -2,11 +2,13 @@
 text and plots know the values, not the other way round.
 """
 
-from .markdown import CAPTIONS, format_value, has_reference, metric_table, not_measured, relearning_table
+from .markdown import CAPTIONS, format_value, has_reference, metric_table, not_measured, relearning_table, warning_lines
+from .models import Prepared
 from .report import UnlearningReport, evaluate_unlearning
 
 __all__ = [
     "CAPTIONS",
+    "Prepared",
     "UnlearningReport",
     "evaluate_unlearning",
     "format_value",
@@ -14,4 +16,5 @@ __all__ = [
     "metric_table",
     "not_measured",
     "relearning_table",
+    "warning_lines",
 ]

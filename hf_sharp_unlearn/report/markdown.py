@@ -17,7 +17,7 @@ CAPTIONS = {
 
 def to_markdown(report: Values, plots: list[str] | None = None) -> str:
     """Tables, one a metric, the reasons for what is absent, and the plots (file names beside the text)."""
-    lines = ["# Unlearning report", "", _summary(report), "", *metric_table(report), ""]
+    lines = ["# Unlearning report", "", *warning_lines(report), _summary(report), "", *metric_table(report), ""]
     lines += relearning_table(report) or ["Relearning attack: not made (pass `relearning=Relearning(...)`).", ""]
     lines += not_measured(report)
     for plot in plots or []:
@@ -30,6 +30,11 @@ def to_markdown(report: Values, plots: list[str] | None = None) -> str:
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in report.seconds.items())
     lines += ["", f"Seed {report.settings['seed']}; {versions}; seconds: {seconds}.", ""]
     return "\n".join(lines)
+
+
+def warning_lines(report: Values) -> list[str]:
+    """What must be known before any number is read; no lines where nothing is wrong."""
+    return [line for text in report.settings.get("warnings", ()) for line in (f"> **Warning.** {text}", "")]
 
 
 def metric_table(report: Values) -> list[str]:

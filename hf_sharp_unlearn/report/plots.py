@@ -26,10 +26,11 @@ POINTS = 2000  # in the embedding
 
 def draw_plots(report: Values) -> dict[str, Any]:
     """{file name: figure} of what the report's outputs allow."""
+    classes = not any(found.without for splits in report.outputs.values() for found in splits.values())
     plots: dict[str, Callable[[Any, Values], None] | None] = {
-        "accuracy.png": _accuracy,
+        "accuracy.png": _accuracy if classes else None,
         "roc.png": _roc if "test" in report.samples else None,
-        "confidence.png": _confidence,
+        "confidence.png": _confidence if classes else None,
         "relearning.png": _relearning if report.relearning else None,
         "features.png": _features if _has_features(report) else None,
     }

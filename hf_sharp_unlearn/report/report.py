@@ -21,10 +21,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..analysis import Relearning, relearning_attack
-from ..metrics import Outputs, Subject, Unavailable, collect_outputs, compute_metrics
+from ..data import problem_of_model
+from ..metrics import Outputs, Subject, Unavailable, compute_metrics
 from .markdown import to_markdown
+from .models import Prepared, runner_of
 from .plots import draw_plots
 from .values import SCHEMA_VERSION, Values
+from .warnings import warnings_of
 
 SPLITS = ("forget", "retain", "test")
 MODELS = ("unlearned", "retrained", "original")
@@ -72,11 +75,11 @@ def evaluate_unlearning(
     forget: Any,
     retain: Any = None,
     test: Any = None,
-    reference: nn.Module | None = None,
-    original: nn.Module | None = None,
-    shadow_models: Iterable[nn.Module] = (),
-    unlearned_models: Iterable[nn.Module] = (),
-    retrained_models: Iterable[nn.Module] = (),
+    reference: nn.Module | Prepared | None = None,
+    original: nn.Module | Prepared | None = None,
+    shadow_models: Iterable[nn.Module | Prepared] = (),
+    unlearned_models: Iterable[nn.Module | Prepared] = (),
+    retrained_models: Iterable[nn.Module | Prepared] = (),
     relearning: Relearning | None = None,
     svc_samples: int = 5000,
     batch_size: int = 128,
@@ -94,42 +97,40 @@ def evaluate_unlearning(
         training data that no model has seen.
     shadow_models: models that saw neither forget nor test samples, for LiRA and RMIA. unlearned_models,
         retrained_models: models made like `model` and `reference` with other seeds, for KLoM, U-LiRA and forgetting
-        quality. All three may be generators that load one model at a time.
+        quality. All three may be generators that load one model at a time. Models that call their classes as `model`
+        does and number them otherwise are understood; one that needs its data prepared otherwise comes as `Prepared`.
     relearning: an attack to make, see `Relearning`; None leaves it out. svc_samples: most samples a side that the SVC
         attacks train on; 0 leaves them out. feature_layer: see `metrics.features`.
 
-    No model is changed. Raises ValueError for input that cannot be used, before anything is run where that can be seen.
+    No model is changed. Raises ValueError for input that cannot be used, and models of other classes, before anything
+    is run where that can be seen.
     """
     sets = {name: data for name, data in zip(SPLITS, (forget, retain, test), strict=True) if data is not None}
     _check(model, sets, reference, original, svc_samples, relearning)
     seconds: dict[str, float] = {}
     clock = functools.partial(_timed, seconds)
+    runner = functools.partial(runner_of, judged=model, sets=sets, collator=collator, label_names=label_names)
+    options = {"batch_size": batch_size, "feature_layer": feature_layer, "progress": progress}
 
-    def outputs_of(subject: nn.Module, title: str, splits: Iterable[str], features: bool) -> dict[str, Outputs]:
+    def slim(name: str, models: Iterable[Any], splits: Iterable[str]) -> list[dict[str, Outputs]]:
+        found = []
+        for i, one in enumerate(models):
+            with clock("forward"):
+                full = runner(one, f"{name} {i}").outputs(splits, features=False, **options)
+            found.append({split: outputs.slim() for split, outputs in full.items()})
+        return found
+
+    given = {name: m for name, m in zip(MODELS, (model, reference, original), strict=True) if m is not None}
+    models = {name: runner(m, name) for name, m in given.items()}
+    outputs = {}
+    for name, one in models.items():
         with clock("forward"):
-            found = {
-                split: collect_outputs(
-                    subject,
-                    sets[split],
-                    batch_size=batch_size,
-                    collator=collator,
-                    label_names=label_names,
-                    feature_layer=feature_layer,
-                    features=features,
-                    name=f"{title} {split}",
-                    progress=progress,
-                )
-                for split in splits
-            }
-        return found if features else {split: outputs.slim() for split, outputs in found.items()}
-
-    models = {name: m for name, m in zip(MODELS, (model, reference, original), strict=True) if m is not None}
-    outputs = {name: outputs_of(m, name, sets, True) for name, m in models.items()}
+            outputs[name] = one.outputs(sets, **options)
     unseen = [split for split in ("forget", "test") if split in sets]
     around = {
-        "shadows": [outputs_of(m, f"shadow {i}", unseen, False) for i, m in enumerate(shadow_models)],
-        "unlearned": [outputs_of(m, f"unlearned {i}", sets, False) for i, m in enumerate(unlearned_models)],
-        "retrained": [outputs_of(m, f"retrained {i}", sets, False) for i, m in enumerate(retrained_models)],
+        "shadows": slim("shadow", shadow_models, unseen),
+        "unlearned": slim("unlearned", unlearned_models, sets),
+        "retrained": slim("retrained", retrained_models, sets),
     }
     subjects = {
         name: Subject(splits, seed, svc_samples, **(around if name == "unlearned" else {"shadows": around["shadows"]}))
@@ -143,14 +144,14 @@ def evaluate_unlearning(
     curves = {}
     if relearning is not None:
         with clock("relearning"):
-            for name, m in models.items():
+            for name, one in models.items():
                 curves[name] = relearning_attack(
-                    m,
-                    forget,
-                    retain,
+                    one.model,
+                    one.sets["forget"],
+                    one.sets.get("retain"),
                     relearning,
                     seed=seed,
-                    collator=collator,
+                    collator=one.collator,
                     label_names=label_names,
                     batch_size=batch_size,
                     progress=progress,
@@ -165,6 +166,7 @@ def evaluate_unlearning(
             "shadow": len(around["shadows"]),
             **{f"{k}_set": len(around[k]) for k in ("unlearned", "retrained")},
         },
+        "warnings": warnings_of(outputs),
     }
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     samples = {split: len(found) for split, found in outputs["unlearned"].items()}
@@ -190,6 +192,7 @@ def _check(
     model: Any, sets: Mapping[str, Any], reference: Any, original: Any, svc_samples: int, relearning: Any
 ) -> None:
     for name, candidate in (("model", model), ("reference", reference), ("original", original)):
+        candidate = candidate.model if isinstance(candidate, Prepared) and name != "model" else candidate
         if not isinstance(candidate, nn.Module) and not (candidate is None and name != "model"):
             raise ValueError(
                 f"{name} is a {type(candidate).__name__}: pass a torch.nn.Module (from_pretrained loads one)."
@@ -211,5 +214,10 @@ def _check(
             )
     if relearning is not None and len(sets["forget"]) < 2:
         raise ValueError("forget has one sample: the relearning attack needs one to train on and one to watch.")
+    if relearning is not None and problem_of_model(model) is not None:
+        raise ValueError(
+            f"relearning={relearning!r}: the attack watches accuracies, and the model has no classes "
+            f"({problem_of_model(model)}). Leave it out."
+        )
     if isinstance(svc_samples, bool) or svc_samples < 0:
         raise ValueError(f"svc_samples={svc_samples!r}: must be 0 (no SVC attacks) or a number of samples.")

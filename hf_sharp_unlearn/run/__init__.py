@@ -7,7 +7,7 @@ from .active import ActiveRun, undone_if_too_large
 from .checkpoints import checkpoints, fault_of, last_whole, needed, reaches_its_end, remove_torn, rotate, to_resume
 from .classes import classes_to_draw
 from .epochs import Epochs
-from .evaluation import MeanLoss
+from .evaluation import MeanLoss, no_better_than_chance
 from .overlap import Overlap, checked_overlaps
 from .progress import LineProgress
 from .rewind import Rewind
@@ -36,6 +36,7 @@ __all__ = [
     "needed",
     "reaches_its_end",
     "remove_torn",
+    "no_better_than_chance",
     "resumed_partition",
     "resumed_teacher",
     "rotate",

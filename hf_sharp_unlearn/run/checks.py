@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames, ParallelMode
 
 from ..arguments import UnlearningArguments
+from ..data import inner_of, judges_samples, problem_of_model, reads_forward_only
 from ..methods import Method
 
 # Update sizes of these do not depend on the scale of the gradient.
@@ -108,6 +109,31 @@ def _check_memory(named: list[tuple[str, nn.Parameter]]) -> None:
             )
 
 
+def check_problem(model: nn.Module, method: Method) -> None:
+    """Methods that draw labels, or compare the probabilities of classes, need a model that has some."""
+    problem = problem_of_model(model)
+    if problem is not None and (method.teacher or method.relabel or method.single_step):
+        raise ValueError(
+            f"method={method!r} works with classes, and the model has none ({problem}). Use one that follows the "
+            "model's own loss: NegGradPlus, SharpMinMax, GradientAscent, FineTune or L1Sparse."
+        )
+
+
+def check_padding(model: nn.Module, batch_size: int, processing_class: Any) -> None:
+    """A decoder that classifies sequences finds the last token of each by the padding token, in batches."""
+    inner = inner_of(model)
+    config = getattr(inner, "config", None)
+    if config is None or not judges_samples(type(inner)) or not reads_forward_only(config) or batch_size == 1:
+        return
+    known = getattr(config.get_text_config(), "pad_token_id", None), getattr(processing_class, "pad_token_id", None)
+    if known == (None, None):
+        raise ValueError(
+            f"model.config.pad_token_id=None: {type(inner).__name__} finds the last token of a text by it, in batches "
+            "of more than one. Set it to the tokenizer's (model.config.pad_token_id = tokenizer.pad_token_id, or "
+            "eos_token_id), or pass the tokenizer as processing_class."
+        )
+
+
 def check_single_step(
     method: Method, model: nn.Module, device: torch.device, *, own_optimizer: bool, scaled: bool
 ) -> None:
@@ -165,6 +191,19 @@ def warn_of_scale_free(method: Method, optimizer: torch.optim.Optimizer) -> None
             f"{type(optimizer).__name__} makes its steps independent of the scale of the gradient, and with "
             f"overlap=False each parameter follows one stream only: alpha={method.alpha} has no effect. Use "
             "optim='sgd', overlap=True, or lam_retain and lam_forget.",
+            stacklevel=2,
+        )
+
+
+def warn_of_unvisited(unvisited: int, size: int, steps: int, epochs: int, batch_size: int) -> None:
+    """Where a run ends before all forget samples were used. epochs: that would use them. batch_size: forget samples a
+    step and process, as it is."""
+    if unvisited:
+        seen = max(size - unvisited, 1)
+        warnings.warn(
+            f"no step of this run uses {unvisited} of the {size} forget samples: its {steps} steps end before. "
+            f"{epochs} epochs would use them all (num_train_epochs, without max_steps), or a forget_batch_size of "
+            f"{-(-batch_size * size // seen)}.",
             stacklevel=2,
         )
 

@@ -6,36 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import Subset
-from transformers.models.auto import modeling_auto
 
-from ..data import ImagesInMemory, transform_of
+from ..data import ImagesInMemory, classes_of, inner_of, judges_samples, transform_of
 from ..methods import Method
 from ..runtime import evaluating, isolated_rng
 from ..step import counted_items, logits_of
-
-_CLASSIFIERS = {
-    name
-    for mapping in (
-        modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
-    )
-    for names in mapping.values()
-    for name in ([names] if isinstance(names, str) else names)
-}
-
-
-def classes_of(model: nn.Module) -> int | None:
-    """Number of classes that integer labels index: of a classifier's head, or the vocabulary of a language model."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
-    config = getattr(base, "config", None)
-    if any(kind.__name__ in _CLASSIFIERS for kind in type(base).__mro__):
-        single = getattr(config, "problem_type", None) in (None, "single_label_classification")
-        return config.num_labels if single and config.num_labels > 1 else None
-    head = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
-    return getattr(head, "out_features", None)
 
 
 def classes_to_draw(
@@ -69,6 +44,9 @@ def check_classes(name: str, dataset: Any, item: Any, labels: list[str], model: 
     if column is None or classes is None:
         return
     rows = _label_rows(dataset, column)
+    empty = [row for row, label in enumerate(rows or []) if label is None]
+    if empty:
+        raise ValueError(f"{name}: {len(empty)} rows have no label ({column}), e.g. {empty[:5]}. Leave them out.")
     try:
         values = torch.as_tensor(rows).reshape(-1)
     except (TypeError, ValueError, RuntimeError):
@@ -77,6 +55,12 @@ def check_classes(name: str, dataset: Any, item: Any, labels: list[str], model: 
         except (TypeError, ValueError, RuntimeError):
             return  # labels of another kind (strings, say): a transform or collator turns them into numbers
     if values.is_floating_point():
+        if rows and not isinstance(rows[0], Sequence | torch.Tensor) and judges_samples(type(inner_of(model))):
+            raise ValueError(
+                f"{name}: column {column!r} holds fractions, e.g. {values[:3].tolist()}, and the model tells {classes} "
+                "classes apart, which are whole numbers. Turn them into integers; a regression has num_labels=1 or "
+                "problem_type='regression' in its config."
+            )
         return
     wrong = values[((values < 0) | (values >= classes)) & (values != -100)]
     if len(wrong):

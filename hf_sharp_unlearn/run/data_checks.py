@@ -1,6 +1,7 @@
 """Which data sets, rows and samples a run is refused for, before any work: what, its value, and the remedy."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -104,6 +105,40 @@ def _rows_of(stream: str, dataset: Any) -> tuple[Any, list[int]]:
             own = range(len(dataset)) if indices is None else indices.column(0).to_pylist()
             return chunks[0].buffers()[-1].address, [chunks[0].offset + i for i in own]
     return object(), []
+
+
+def check_counted(stream: str, dataset: Any, collate: Callable[[list], Any], items: Callable[[Any], int]) -> None:
+    """Raise ValueError where no label of a set counts: its loss would be the mean of nothing, and no weight would move
+    because of it. (As a rule the first sample tells.)"""
+    with isolated_rng():
+        for row in range(len(dataset)):
+            features = collate([dataset[row]])
+            if not isinstance(features, Mapping) or items(features):
+                return
+    raise ValueError(
+        f"{stream}_dataset: no label counts in any of its {len(dataset)} samples; all are -100, which is ignored (or a "
+        "prompt is masked and what follows was cut off). Give the samples labels, or longer texts (max_length)."
+    )
+
+
+def warn_of_test(forget: Any, splits: Mapping[str, Any]) -> None:
+    """Where a set that no model should have seen is the forget set itself."""
+    for name, data in splits.items():
+        if name not in ("forget", "retain") and _same(forget, data):
+            warnings.warn(
+                f"the {name} set has the samples of forget_dataset: attacks that tell forget from test samples, and "
+                "test accuracies, then mean nothing. Pass samples that no model has seen.",
+                stacklevel=2,
+            )
+
+
+def _same(forget: Any, data: Any) -> bool:
+    if forget is data:
+        return True
+    if forget is None or not hasattr(data, "__len__") or len(data) != len(forget):
+        return False
+    (key, rows), (other, others) = _rows_of("forget", forget), _rows_of("eval", data)
+    return key == other and set(rows) == set(others)
 
 
 def check_samples(

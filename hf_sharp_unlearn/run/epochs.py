@@ -40,6 +40,26 @@ class Epochs:
             epoch += 1
         return epoch, steps * self._accumulation
 
+    def unvisited(self, size: int, steps: int) -> int:
+        """Number of `size` forget samples that so many optimizer steps have not used, at the least."""
+        if self._single_step is not None or steps <= 0:
+            return 0 if steps > 0 else size
+        seen = epoch = 0
+        while steps > 0 and seen < size:
+            behind = min(steps, self._sampler.updates(epoch))
+            share = min(behind * self._accumulation, self._sampler.micro_batches(epoch))
+            seen += self._sampler.forgotten(epoch, share)
+            steps, epoch = steps - max(behind, 1), epoch + 1
+        return max(size - seen, 0)
+
+    def needed(self, size: int) -> int:
+        """Epochs after which all of `size` forget samples were used."""
+        epoch = seen = 0
+        while seen < size and epoch < 1_000_000:
+            seen += self._sampler.forgotten(epoch, self._sampler.micro_batches(epoch))
+            epoch += 1
+        return epoch
+
     def begin(self, epoch: int) -> dict[str, int]:
         """Make the sampler serve an epoch; its lengths, as `Trainer._run_epoch` takes them."""
         self._sampler.set_epoch(epoch)  # accelerate tells it on some paths only: not with several processes, for one

@@ -6,6 +6,7 @@ split's beginning. So each batch's mean is weighted by its items, and of a batch
 samples is taken. With one process and samples of equally many items it is Trainer's number, and is left to Trainer.
 """
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 from ..runtime import all_sum
+
+logger = logging.getLogger(__name__)
 
 
 class MeanLoss:
@@ -77,3 +80,19 @@ class MeanLoss:
 
 def _rows(value: Any) -> int | None:
     return len(value) if isinstance(value, Tensor) and value.ndim else None
+
+
+def no_better_than_chance(metrics: Mapping[str, Any], prefix: str, classes: int | None) -> list[str]:
+    """A sentence, which is logged too, where the model guesses on the retain set: accuracy and loss are those of a
+    guess among `classes`, or worse."""
+    accuracy, loss = (metrics.get(f"{prefix}_retain_{name}") for name in ("accuracy", "loss"))
+    if classes is None or accuracy is None or loss is None or accuracy > 1 / classes or loss <= math.log(classes):
+        return []
+    text = (
+        f"The model is no better than chance on the retain set: accuracy {accuracy:.3g}, mean loss {loss:.3g}, and "
+        f"guessing among {classes} classes has {1 / classes:.3g} and {math.log(classes):.3g}. If it was better "
+        "before, the run has damaged it: take a smaller learning rate, fewer steps, or a method that holds on to the "
+        "retain set."
+    )
+    logger.warning(text)
+    return [text]

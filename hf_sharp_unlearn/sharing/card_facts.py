@@ -60,6 +60,8 @@ class RunFacts:
     overlaps: Sequence[str]
     hub_name: str
     hub_model_id: str | None
+    unvisited: int = 0  # forget samples that no step has used
+    warnings: Sequence[str] = ()  # on the latest evaluation, for a card without a report
 
 
 def inner_model(model: Any) -> Any:

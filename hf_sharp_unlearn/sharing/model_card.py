@@ -19,7 +19,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from .. import __version__
 from ..data import hub_id
 from ..methods import METHODS
-from ..report import CAPTIONS, format_value, has_reference, metric_table, not_measured, relearning_table
+from ..report import CAPTIONS, format_value, has_reference, metric_table, not_measured, relearning_table, warning_lines
 from .card_facts import (
     RunFacts,
     cell,
@@ -141,6 +141,11 @@ def _summary(run: RunFacts, base: str | None) -> str:
 def _forgotten(run: RunFacts, commitment: str | None) -> list[tuple[str, str]]:
     sizes = {"forget": run.forget_dataset, "retain": run.retain_dataset}
     rows = [(f"{name} set", f"{len(data):,} samples") for name, data in sizes.items() if data is not None]
+    if run.unvisited:
+        total = len(run.forget_dataset)
+        rows.append(
+            ("**not forgotten**", f"{run.unvisited:,} of {total:,} forget samples: no step of the run used them")
+        )
     rows.append(("selected", cell(run.args.forget_selection or "by row number; no reason was given")))
     rows.append(("commitment", f"`hmac-sha256:{commitment}`" if commitment else "none: the row numbers are not known"))
     return rows
@@ -172,10 +177,12 @@ def _results(run: RunFacts, plots: Sequence[str]) -> str:
     if report is None:
         table = _evaluation_table(run)
         missing = "No unlearning report was made (`trainer.evaluate_unlearning(reference)`)"
-        return f"{missing}; there is no comparison with a retrained model.\n\n{table}".rstrip()
+        warned = "".join(f"> **Warning.** {text}\n\n" for text in run.warnings)
+        return f"{warned}{missing}; there is no comparison with a retrained model.\n\n{table}".rstrip()
     samples = ", ".join(f"{split} {n:,}" for split, n in report.samples.items())
     tow = report.metrics["tug_of_war"]["unlearned"]
     lines = [
+        *warning_lines(report),
         f"Beside a model retrained without the forget set: Tug-of-War {format_value(tow)}; 1 is the retrained model."
         if has_reference(report)
         else "There is no retrained model to compare with: the numbers say how the model behaves, not how well it "
