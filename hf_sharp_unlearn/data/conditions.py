@@ -257,8 +257,9 @@ def _as_word(condition: Condition, word: Word, cells: list) -> str:
             cells.index(None), None, word, "Such words may have been read as empty cells: use another."
         )
     meant = spelled(word.text)
-    for row, cell in enumerate(() if word.quoted else cells):
-        if cell is not None and cell != word.text and spelled(cell) == meant:
+    others = set() if word.quoted else {cell for cell in set(cells) - {None, word.text} if spelled(cell) == meant}
+    for row, cell in enumerate(cells):
+        if cell in others:
             remedy = f"It is the same written otherwise: make them alike, or quote '{word.text}' for these letters."
             raise condition.cannot(row, cell, word, remedy)
     if gone and condition.sign == "!=":
