@@ -34,29 +34,58 @@ class Contents(NamedTuple):
 
 
 def contents_of(
-    dataset: Any, used: Sequence[str] = (), labels: Sequence[str] = (), seconds: float = SECONDS
+    dataset: Any,
+    used: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    labelled: bool = False,
+    seconds: float = SECONDS,
 ) -> Contents:
     """used: names of what the model takes, labels: of its labels; of a sample without any of the first all else counts.
-    seconds: for samples that have to be asked for, one by one."""
-    left_out = {*labels, *LABELS}
+    labelled: the label counts too. seconds: for samples that have to be asked for, one by one."""
+    names = _Names(set(used), {*labels, *LABELS}, labelled)
     if isinstance(dataset, ImagesInMemory):
-        parts = (dataset.pixels[torch.as_tensor(rows)].cpu().numpy() for rows in _slices(dataset.rows))
-        return Contents(_joined(_of_bytes(bytes_of(row) for row in part) for part in parts), len(dataset))
+        return Contents(_joined(_of_images(dataset, rows, labelled) for rows in _slices(dataset.rows)), len(dataset))
     if hasattr(dataset, "with_format") and hasattr(dataset, "features"):
-        return _of_table(dataset, set(used), left_out, seconds)
+        return _of_table(dataset, names, seconds)
     numbers, end = [], time.monotonic() + seconds
     with isolated_rng():
         for row in range(len(dataset)):
             if time.monotonic() > end:
                 break
             seed_host(0)  # augmentation must not make two of one
-            numbers.append(_of_sample(dataset[row], set(used), left_out))
+            number = _of_sample(dataset[row], names)
+            if number is None:
+                break
+            numbers.append(number)
     return Contents(np.array(numbers, dtype=np.uint64), len(dataset))
 
 
 def shared(one: Contents, other: Contents) -> np.ndarray:
     """Positions in the first of what the second has too."""
     return np.flatnonzero(np.isin(one.numbers, other.numbers))
+
+
+class _Names(NamedTuple):
+    used: set[str]
+    labels: set[str]
+    labelled: bool
+
+    def chosen(self, names: list[str]) -> list[str]:
+        known = [name for name in names if name in self.used and name not in self.labels]
+        known = known or [name for name in names if name not in self.labels]
+        return self.completed(known, names) if known else []
+
+    def completed(self, known: list[str], names: list[str]) -> list[str]:
+        more = [name for name in names if name in self.labels and name not in known] if self.labelled else []
+        return known + more
+
+
+def _of_images(images: ImagesInMemory, rows: np.ndarray, labelled: bool) -> np.ndarray:
+    pixels, labels = images.pixels[torch.as_tensor(rows)].cpu().numpy(), images.labels[torch.as_tensor(rows)].tolist()
+    return _of_bytes(
+        bytes_of(pixel) + repr(label if labelled else None).encode()
+        for pixel, label in zip(pixels, labels, strict=True)
+    )
 
 
 def _slices(rows: Any) -> Iterable[np.ndarray]:
@@ -97,28 +126,30 @@ def bytes_of(value: Any) -> bytes:
     return repr(value).encode()
 
 
-def _of_sample(sample: Any, used: set[str], left_out: set[str]) -> int:
+def _of_sample(sample: Any, names: _Names) -> int | None:
+    """None for a sample that is a label and nothing else."""
     if isinstance(sample, Mapping):
-        names = sorted(_chosen(list(sample), used, left_out))
-        return _number(b"".join(repr(name).encode() + bytes_of(sample[name]) for name in names))
-    if isinstance(sample, list | tuple) and len(sample) == 2:  # (input, label)
+        chosen = sorted(names.chosen(list(sample)))
+        if not chosen:
+            return None
+        return _number(b"".join(repr(name).encode() + bytes_of(sample[name]) for name in chosen))
+    if isinstance(sample, list | tuple) and len(sample) == 2 and not names.labelled:  # (input, label)
         return _number(bytes_of(sample[0]))
     return _number(bytes_of(sample))
 
 
-def _chosen(names: list[str], used: set[str], left_out: set[str]) -> list[str]:
-    known = [name for name in names if name in used and name not in left_out]
-    return known or [name for name in names if name not in left_out] or names
-
-
-def _of_table(table: Any, used: set[str], left_out: set[str], seconds: float) -> Contents:
+def _of_table(table: Any, which: _Names, seconds: float) -> Contents:
     import pyarrow
 
-    names = _chosen(table.column_names, used, left_out)
+    names = which.chosen(table.column_names)
+    if not names:  # a transform makes the inputs of something else
+        return Contents(np.zeros(0, dtype=np.uint64), len(table))
     types = {name: table.data.schema.field(name).type for name in names}
-    if not used & set(names):  # a transform makes what the model takes: of numbers beside the inputs it makes nothing
+    # A transform makes what the model takes, and not of numbers that stand beside the inputs.
+    if not which.used & set(names):
         wide = [name for name in names if not (pyarrow.types.is_primitive(types[name]))]
-        names = wide or names
+        names = which.completed(wide or names, table.column_names)
+        types = {name: table.data.schema.field(name).type for name in names}
     numbers, end = [], time.monotonic() + seconds
     for part in table.with_format("arrow").select_columns(names).iter(batch_size=_ROWS):
         numbers.append(_of_columns([part.column(name) for name in names]))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 from transformers.utils import logging
 
 from ..data import contents_of, shared
@@ -56,11 +57,12 @@ def overlaps(sets: Mapping[str, Any], used: Sequence[str] = (), labels: Sequence
 
 
 def checked_overlaps(sets: Mapping[str, Any], used: Sequence[str], labels: Sequence[str]) -> list[Overlap]:
-    """`overlaps`; raises ValueError if the whole forget set is retained, and warns of what less is shared."""
+    """`overlaps`; raises ValueError if the whole forget set is retained, labels included, and warns of what else is
+    shared: an input that is forgotten under one label may be retained under another, a wrong and a right one."""
     found = overlaps(sets, used, labels)
     for overlap in found:
         pair = {overlap.first, overlap.second}
-        if pair == {"forget", "retain"} and overlap.whole:
+        if pair == {"forget", "retain"} and overlap.whole and _same_labels(sets, used, labels):
             raise ValueError(
                 f"forget_dataset, retain_dataset: {overlap.describe()}, which is all of it. Nothing can be "
                 "forgotten that is retained: leave these samples out of the retain set, as split_forget(train, "
@@ -69,3 +71,9 @@ def checked_overlaps(sets: Mapping[str, Any], used: Sequence[str], labels: Seque
         why = "they are learnt and forgotten at once" if "retain" in pair else "it is no unseen data for them"
         logger.warning("%s: %s. Leave them out of one of the two.", overlap.describe(), why)
     return found
+
+
+def _same_labels(sets: Mapping[str, Any], used: Sequence[str], labels: Sequence[str]) -> bool:
+    forget, retain = (contents_of(sets[name], used, labels, labelled=True) for name in ("forget", "retain"))
+    # Where all retained samples are equal, these are no data to tell anything by.
+    return len(shared(forget, retain)) == forget.total and len(np.unique(retain.numbers)) > 1

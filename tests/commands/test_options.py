@@ -34,7 +34,7 @@ def test_help_is_grouped_by_topic_with_units_and_defaults(capsys):
     words = " ".join(text.split())
     assert "sharp_minmax 0.3: share of the trainable parameters in the forget part" in words
     assert "(default: unlearned)" in words and "(default: epoch)" in words, "this command's own"
-    assert "(default: 0.01)" in words and "in tokens (default: 512)" in words and "Default: sam 0.1, asam 1.0" in words
+    assert "(default: 0.01)" in words and "in tokens; default: 512" in words and "Default: sam 0.1, asam 1.0" in words
     assert "other training arguments" not in text, "every argument has a topic"
 
 

@@ -128,3 +128,29 @@ def test_a_part_that_is_shared_is_said_and_stands_on_the_card_without_rows(make_
         card = file.read()
     assert "1 of 4 samples of the forget set are in the retain set too (identical inputs)." in card
     assert "rows 3" not in card
+
+
+@pytest.mark.parametrize("make", [as_list, as_table, as_texts, as_pictures, as_tuples, in_memory])
+def test_with_labels_an_input_under_another_label_is_another_sample(make):
+    """Labels are the places here."""
+    one, other = make([5, 1, 7]), make([5, 7, 1])
+    assert shared(contents_of(one), contents_of(other)).tolist() == [0, 1, 2]
+    assert shared(contents_of(one, labelled=True), contents_of(other, labelled=True)).tolist() == [0]
+    assert shared(contents_of(one, labelled=True), contents_of(make([5, 1]), labelled=True)).tolist() == [0, 1]
+
+
+def test_rows_that_are_labels_and_nothing_else_are_not_compared():
+    """A transform makes the inputs, of something that the table does not hold."""
+    table = datasets.Dataset.from_dict({"label": [0, 1, 1]})
+    assert overlaps({"forget": table, "retain": table, "test": [{"labels": 0}] * 3}) == []
+
+
+def test_a_forget_set_that_is_retained_under_other_labels_is_said_and_trained(make_trainer, caplog):
+    """Wrong labels are forgotten, right ones retained."""
+    data = rows(24)
+    wrong = [{**row, "labels": (row["labels"] + 1) % 3} for row in data[:4]]
+    trainer = make_trainer(
+        NegGradPlus(0.8), data=data, max_steps=1, trainer={"forget_dataset": wrong, "retain_dataset": list(data)}
+    )
+    trainer.train()
+    assert [overlap.whole for overlap in trainer.overlaps] == [True]
