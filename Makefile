@@ -4,7 +4,7 @@ VENV ?= .venv
 STAMP := $(VENV)/.installed
 PYTEST := -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-oldest test-settings test-gpu gpu-check test-upstream lint benchmark clean
+.PHONY: demo test test-oldest test-settings test-gpu test-docs gpu-check test-upstream lint benchmark clean
 
 $(STAMP): pyproject.toml setup.py
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -50,6 +50,11 @@ test-gpu: $(STAMP)
 # One command that proves the kernels on a GPU: correctness, speed, whole steps, in 8 minutes (CONTRIBUTING.md).
 gpu-check: $(STAMP)
 	$(VENV)/bin/python benchmarks/gpu_check.py
+
+# Every block of README and docs as it stands, in one folder, in full size: about ten minutes; compares what they show.
+test-docs: $(STAMP)
+	rm -rf build/docs
+	HF_HUB_OFFLINE=1 $(VENV)/bin/python tests/support/docs.py build/docs
 
 # transformers' own Trainer tests on UnlearningTrainer; TRANSFORMERS is a checkout of theirs (tests/upstream/README.md).
 $(VENV)/.upstream: $(STAMP) tests/upstream/requirements.txt

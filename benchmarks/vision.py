@@ -44,8 +44,12 @@ def run(options: argparse.Namespace) -> bool:
 def main(argv: list[str] | None = None) -> None:
     parser = parser_of(__doc__)
     add_options(parser)
+    options = parser.parse_args(argv)
     with contextlib.suppress(KeyboardInterrupt):
-        run(parser.parse_args(argv))
+        try:
+            run(options)
+        except ValueError as error:
+            raise SystemExit(f"vision: {error}") from error
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from .arguments import UnlearningArguments
 from .data import split_forget
 from .methods import Method, NegGradPlus, SharpMinMax
 from .metrics import tug_of_war
+from .runtime import write_text
 from .step import ASAM
 from .trainer import UnlearningTrainer
 
@@ -304,8 +305,8 @@ def run_demo(seeds: int = 1, output_dir: str = "demo_output") -> list[dict[str, 
     plot_curves(curves, [rows["retrained"] for rows in runs], plot)
     with open(os.path.join(output_dir, "table.txt"), "w") as file:
         file.write(text)
-    with open(os.path.join(output_dir, "results.json"), "w") as file:
-        json.dump({"versions": versions, "runs": runs, "curves": curves}, file, indent=1)
+    results = {"versions": versions, "runs": runs, "curves": curves}
+    write_text(os.path.join(output_dir, "results.json"), json.dumps(results, indent=1))
     report = os.path.join(output_dir, "report", "report.md")
     print(f"\n{text}\ncurves: {plot}\nreport on Sharp MinMax, seed 0: {report}, with plots")
     print(f"unlearned model: {saved} (AutoModelForImageClassification.from_pretrained)")

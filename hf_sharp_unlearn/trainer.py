@@ -28,7 +28,7 @@ from .arguments import UnlearningArguments
 from .methods import Method, resolve_method
 from .metrics import accuracy, predicted_classes
 from .report import Prepared, UnlearningReport, evaluate_unlearning
-from .runtime import draws_bars, forget_casts, isolated_rng, on_first
+from .runtime import draws_bars, forget_casts, full_disk_named, isolated_rng, on_first
 
 logger = logging.get_logger(__name__)
 
@@ -78,13 +78,16 @@ class UnlearningTrainer(Trainer):
         run.data_checks.check_loaders(args, sets)
         run.data_checks.check_splits(eval_dataset)
         self.forget_indices = run.data_checks.check_forget_indices(forget_indices, forget_dataset)
+        model = step.without_wrapper(model)
         if model is not None:
             run.checks.check_model(model, self.method)
+            sharing.check_saveable(model)
         sharing.check_push(args, model)
 
         self.partition: step.Partition | None = None  # of the run that is active, or was the last
         self.teacher: step.Teacher | None = None
         self.report: UnlearningReport | None = None  # the latest one of the weights as they are
+        self.overlaps: list[run.Overlap] = []  # of the run's sets, by content; known on the first process
         self.resumed = False
         self._pending = step.PendingWindow()
         self._active: run.ActiveRun | None = None
@@ -151,6 +154,12 @@ class UnlearningTrainer(Trainer):
 
     # ---- start ----
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Trainer would take the latest checkpoint even if a killed run or a full disk has left half of it."""
+        files = run.needed(self.method, self.args.save_only_model, self.args.world_size)
+        found = run.to_resume(resume_from_checkpoint, self.args.output_dir, files)
+        return super().train(found, *args, **kwargs)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Partition and teacher belong to the weights before the checkpoint: they are checked before any weight is
         touched. Weights that Trainer does not find are loaded under their older names."""
@@ -176,7 +185,10 @@ class UnlearningTrainer(Trainer):
         undone = run.undone_if_too_large(self.args.auto_find_batch_size, self.model, own, self.args.device, put_back)
         try:
             with undone:
-                return super()._inner_training_loop(batch_size=batch_size, **kwargs)
+                output = super()._inner_training_loop(batch_size=batch_size, **kwargs)
+            if self._active is not None:
+                self._active.update.skips.conclude()
+            return output
         finally:
             if self._active is not None:
                 self._active.release()
@@ -186,6 +198,7 @@ class UnlearningTrainer(Trainer):
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """Partition and teacher are taken from the weights before the first step and before the model is wrapped."""
         self.report, self.resumed = None, resume_from_checkpoint is not None
+        self.overlaps = self._compared_sets()
         if self.is_world_process_zero():
             self._card.forget_report(self.args.output_dir)
         if resume_from_checkpoint is None:
@@ -295,7 +308,7 @@ class UnlearningTrainer(Trainer):
         window = self._active.steps.last
         known = window.norm if grad_norm is None else grad_norm
         norm_of = partial(super()._get_grad_norm, model, grad_norm=known)
-        norm = step.checked_norm(window, norm_of, self.state.global_step + 1)
+        norm = step.checked_norm(window, norm_of, self.state.global_step + 1, self._active.update.skips)
         if window.norm is not None:
             self._active.update.stage(window, norm)
         return norm
@@ -312,10 +325,27 @@ class UnlearningTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """A resume needs the partition and the teacher's fingerprint: the weights that they were made of are gone."""
+        """A resume needs the partition and the teacher's fingerprint: the weights that they were made of are gone.
+        Trainer would count, and remove, folders of the user's too."""
+        folder, limit = self._get_output_dir(trial=trial), self.args.save_total_limit
+        own = copy(self.args)
+        own.save_total_limit = None
+        with full_disk_named(folder), self._with_arguments(own):
+            if self.args.should_save:
+                run.keep_beside(folder, self.state.global_step, self.partition, self.teacher)
+            super()._save_checkpoint(model, trial)
         if self.args.should_save:
-            run.keep_beside(self._get_output_dir(trial=trial), self.state.global_step, self.partition, self.teacher)
-        super()._save_checkpoint(model, trial)
+            run.rotate(folder, self.state.global_step, limit, self.state.best_model_checkpoint)
+
+    def _finalize_training(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in `_save_checkpoint`: here Trainer leaves the best one only."""
+        own, best = copy(self.args), self.state.best_model_checkpoint
+        own.save_total_limit = None
+        with self._with_arguments(own):
+            output = super()._finalize_training(trial, *args, **kwargs)
+        if self.args.should_save and best is not None and self.args.save_total_limit == 1:
+            run.rotate(self._get_output_dir(trial), None, 1, best)
+        return output
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Trainer writes tokens and paths of the machine into training_args.bin, and names of a timm model's weights
@@ -323,7 +353,7 @@ class UnlearningTrainer(Trainer):
         folder = self.args.output_dir if output_dir is None else output_dir
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         with self._with_arguments(sharing.shareable(self.args)):
-            super()._save(output_dir, sharing.names_for_others(model, state_dict))
+            super()._save(output_dir, sharing.state_to_save(model, state_dict))
         if self.args.should_save and sharing.complete_saved(model, folder) and folder == self.args.output_dir:
             self._refresh_card()
 
@@ -465,12 +495,14 @@ class UnlearningTrainer(Trainer):
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
+        also: Sequence[str] = (),
         **kwargs: Any,
     ) -> CommitInfo | Future | None:
-        """Save and upload weights, processor, config, card and report, as `Trainer.push_to_hub` does; what else lies in
-        the output folder and may be published goes along (see `sharing.shareable_files`).
+        """Save and upload weights, processor, config, card and report; what else lies in the output folder stays there
+        (see `sharing.shareable_files`).
 
-        kwargs: of `create_model_card`. Returns the commit, or with `blocking=False` its Future.
+        also: names of further files to upload. kwargs: of `create_model_card`. Returns the commit, or with
+        `blocking=False` its Future.
 
         Raises PushError with the remedy if the Hub refuses or the connection breaks (with `blocking=False` the Future
         does): the model then is whole in the output folder, and a second call completes the push.
@@ -485,7 +517,9 @@ class UnlearningTrainer(Trainer):
             self.init_hf_repo(token, private, folder)
         self.create_model_card(**{"model_name": self.hub_model_id.split("/")[-1], **kwargs})
         self._finish_current_push()
-        where = {"token": token, "revision": revision or self.args.hub_revision}
+        if stays := sharing.left_out(folder, also=also):
+            logger.warning("Not pushed: %s. push_to_hub(also=[...]) takes files along.", ", ".join(stays[:8]))
+        where = {"token": token, "revision": revision or self.args.hub_revision, "also": also}
         return sharing.upload(folder, self.hub_model_id, commit_message, blocking, **where)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -585,6 +619,12 @@ class UnlearningTrainer(Trainer):
     def _whole_set(self, stream: str, count: int | None, title: str) -> Iterator[tuple[dict, int]]:
         for features, items in self._streams().whole(stream, count, title):
             yield self._prepare_inputs(features), items
+
+    def _compared_sets(self) -> list[run.Overlap]:
+        sets = {"forget": self.forget_dataset, "retain": self.retain_dataset, "test": self.eval_dataset.get("test")}
+        compare = partial(run.checked_overlaps, sets, self._signature_columns or (), self.label_names)
+        first, processes = self.is_world_process_zero(), self.accelerator.num_processes
+        return on_first(compare, "The comparison of the sets", first, self.args.device, processes) or []
 
     def _make_partition(self) -> step.Partition | None:
         batches = self._whole_set("forget", None, "Partition")
@@ -700,6 +740,7 @@ class UnlearningTrainer(Trainer):
             partition=self.partition,
             report=self.report,
             resumed=self.resumed,
+            overlaps=[overlap.describe(rows=False) for overlap in self.overlaps],
             hub_name=self.hub_name,
             hub_model_id=self.hub_model_id,
             unvisited=self._unvisited(),

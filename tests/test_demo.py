@@ -3,14 +3,15 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
 
 import pytest
-from parts import ROOT
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+import docs
 from hf_sharp_unlearn import UnlearningReport, demo
 from hf_sharp_unlearn.commands import cli
 
@@ -76,31 +77,46 @@ def test_the_demo_ends_with_the_report_and_the_data_to_make_it_again(short):
     assert found["tug_of_war"].value == report["tug_of_war"].value
 
 
-def run_blocks(document, short, tmp_path, monkeypatch, capsys):
-    """Run the python blocks of a document, word for word, on the short demo's models; what they print."""
-    with open(ROOT / document) as file:
-        blocks = [part.split("```")[0] for part in file.read().split("```python\n")[1:]]
-    (tmp_path / "demo_output").symlink_to(short[0])
+QUICKER = {
+    "--models 60 --epochs 30": "--models 6 --epochs 8",
+    "evaluate --model": "evaluate --svc-samples 0 --model",
+    "sharp-unlearn landscape": "sharp-unlearn landscape --points 3 --samples 64",
+    "--output_dir unlearned": "--output_dir unlearned --svc_samples 0 --relearn_steps 2",
+}
+
+
+def test_the_pages_run_top_to_bottom_in_one_folder(short, tmp_path, monkeypatch):
+    """On the short demo's models, so the numbers are other ones; `make test-docs` compares these."""
+    shutil.copytree(short[0], tmp_path / "demo_output")
     monkeypatch.chdir(tmp_path)
-    capsys.readouterr()
+
+    def quicker(block):
+        text = block.text
+        for long, brief in QUICKER.items():
+            text = text.replace(long, brief)
+        return text
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'pin_memory' argument")
-        exec(compile("".join(blocks), document, "exec"), {})
-    return capsys.readouterr().out.splitlines()
-
-
-def test_the_readmes_ten_lines_and_the_report_after_them(short, tmp_path, monkeypatch, capsys):
-    """On the short demo's original, so the numbers are other ones."""
-    lines = run_blocks("README.md", short, tmp_path, monkeypatch, capsys)
-    printed = ast.literal_eval(next(line for line in reversed(lines) if line.startswith("{'retain'")))
+        shown = {
+            page: docs.run_page(page, quicker, lambda b: "me/" in b.text or "sharp-unlearn demo" in b.text)
+            for page in docs.PAGES
+        }
+    texts = {block.text.split()[0]: printed for found in shown.values() for block, printed in found}
+    printed = ast.literal_eval(texts["{'retain':"].splitlines()[-1])
     assert list(printed) == ["retain", "forget", "test"] and printed["forget"] < printed["retain"]
-    assert lines[-1].startswith("Estimate(value=") and (tmp_path / "unlearning_report" / "report.md").exists()
+    assert "Tug-of-War: 0." in texts["split"] and "written: unlearned" in texts["split"]
+    for name in ("out/report/report.md", "unlearning_report/report.md", "report_from_python/relearning.png"):
+        assert (tmp_path / name).exists(), name
 
 
-def test_the_code_of_the_page_on_evaluation(short, tmp_path, monkeypatch, capsys):
-    lines = run_blocks("docs/evaluation.md", short, tmp_path, monkeypatch, capsys)
-    assert lines[-1].endswith("no shadow models were given") and 0 < float(lines[-1].split()[0]) < 1
-    assert (tmp_path / "unlearning_report" / "relearning.png").exists()
+def test_what_pages_show_is_compared_within_limits():
+    shown = "retain  1,366  0.0103  0.9956\nTug-of-War: 0.941\n"
+    assert docs.difference(shown, "noise\nretain 1,366 0.0200 0.9900\nTug-of-War: 0.97") is None
+    assert "1,366" in docs.difference(shown, "retain 1,367 0.0103 0.9956\nTug-of-War: 0.941")
+    assert "0.941" in docs.difference(shown, "retain 1,366 0.0103 0.9956\nTug-of-War: 0.801")
+    assert "fewer" in docs.difference(shown, "retain 1,366 0.0103 0.9956\n")
+    assert "word" in docs.difference("a word 1", "a work 1")
 
 
 def test_the_forget_set_is_the_images_with_a_wrong_label():

@@ -1,9 +1,14 @@
 """The wheel installs into a clean place and every subpackage imports from outside the repository."""
 
+import ast
 import os
 import pkgutil
+import re
+import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
 
 import pytest
@@ -38,6 +43,39 @@ def test_the_wheel_holds_the_package_and_nothing_else_at_the_top(wheel):
     for module in modules:
         stem = module.replace(".", "/")
         assert f"{stem}.py" in names or f"{stem}/__init__.py" in names, module
+
+
+def test_the_source_distribution_is_the_checkout(tmp_path):
+    """Every tracked file that a reader or a test needs."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not tracked:
+        pytest.skip("this is no checkout")
+    for name in tracked:
+        (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "source" / name)
+    code = f"from setuptools.build_meta import build_sdist; print(build_sdist({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "source", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        inside = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    assert {name for name in tracked if name not in inside and not name.startswith(".")} == set()
+
+
+def test_what_is_imported_is_declared():
+    """Under the names that packages have on an index; what comes with a declared one by contract is not asked for."""
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    declared = {re.match(r"[\w-]+", line)[0].lower() for line in metadata["dependencies"]}
+    names = {"sklearn": "scikit-learn", "PIL": "pillow", "ot": "pot", "yaml": "pyyaml"}
+    found = set()
+    for path in (ROOT / "hf_sharp_unlearn").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module.split(".")[0])
+    optional = {"timm", "peft", "accelerate_tpu", "hf_sharp_unlearn"}
+    found = {names.get(name, name) for name in found - set(sys.stdlib_module_names) - optional}
+    assert {name for name in found if name.lower() not in declared} == set()
 
 
 def test_the_installed_wheel_imports_every_subpackage_from_outside_the_repository(wheel, tmp_path):

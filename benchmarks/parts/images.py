@@ -43,7 +43,13 @@ def read_images(data: str) -> tuple[Images, Images, np.ndarray]:
 
     folder = os.path.isdir(data)
     files = {split: sorted(_parquet(data, split)) for split in ("train", "test")} if folder else None
-    both = datasets.load_dataset("parquet", data_files=files) if folder else datasets.load_dataset(data)
+    try:
+        both = datasets.load_dataset("parquet", data_files=files) if folder else datasets.load_dataset(data)
+    except Exception as error:
+        raise ValueError(
+            f"data={data!r} is neither a folder with train*.parquet and test*.parquet nor a data set on the Hub: "
+            f"{(str(error) or type(error).__name__).splitlines()[0]}"
+        ) from error
     column, label = image_and_label(both["train"])
     stacks = [
         np.stack([np.asarray(image.convert("RGB")) for image in both[split][column]]) for split in ("train", "test")

@@ -4,10 +4,12 @@ import argparse
 from collections.abc import Sequence
 
 from ..benchmarks import kernel_part, training
-from ..benchmarks.parts.options import add_common_options
+from ..benchmarks.parts.options import add_common_options, results_folder
+from .folders import claim, letting_go
 from .parsing import Help, parsed
 
 
+@letting_go()
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="sharp-unlearn benchmark",
@@ -20,6 +22,7 @@ def main(argv: Sequence[str]) -> None:
     kernel_part.add_options(parser.add_argument_group("kernel part"))
     training.add_options(parser.add_argument_group("training steps"))
     (options,) = parsed(parser, argv)
+    claim(options.output_dir or results_folder(None), "--output-dir")
     if options.part != "training":
         kernel_part.run(options)
     if options.part != "kernels":

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .folders import claim, letting_go
 from .options import option, refuse_finished
 from .parsing import UsageError, parse
 
@@ -16,6 +17,7 @@ class Demo:
     overwrite: bool = option("replace results that are there already", False)
 
 
+@letting_go()
 def main(argv: Sequence[str]) -> None:
     (options,) = parse(
         "demo",
@@ -26,6 +28,7 @@ def main(argv: Sequence[str]) -> None:
     )
     if options.seeds < 1:
         raise UsageError(f"--seeds {options.seeds}: must be a whole number >= 1.")
+    claim(options.output_dir)
     refuse_finished(options.output_dir, "results.json", options.overwrite)
     from .. import demo
 

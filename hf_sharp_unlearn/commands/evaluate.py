@@ -8,6 +8,7 @@ from typing import Any
 from ..analysis import Relearning
 from ..data import problem_of_model
 from ..report import Prepared, evaluate_unlearning
+from .folders import letting_go
 from .options import DATA, MODEL, Columns, Run, option, option_of, required
 from .parsing import parse
 from .preparing import Preparation
@@ -59,6 +60,7 @@ class Measurements:
         return Relearning(self.relearn_samples, steps, max(1, steps // 10), self.relearn_lr) if steps else None
 
 
+@letting_go()
 def main(argv: Sequence[str]) -> None:
     models, data, columns, measure, run = parse(
         "evaluate",

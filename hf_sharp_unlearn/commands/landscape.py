@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..analysis import compare_landscapes, draw_landscapes, landscape_numbers
+from ..runtime import write_text
 from ..step import SAM
+from .folders import letting_go
 from .options import DATA, MODEL, Columns, Run, option, required
 from .parsing import parse
 from .preparing import Preparation
@@ -38,6 +40,7 @@ class Grid:
     rho: float = option("radius of the SAM sharpness", 0.1)
 
 
+@letting_go()
 def main(argv: Sequence[str]) -> None:
     models, data, columns, grid, run = parse(
         "landscape",
@@ -64,8 +67,8 @@ def main(argv: Sequence[str]) -> None:
         seed=run.seed,
     )
     os.makedirs(run.output_dir, exist_ok=True)
-    with open(path := os.path.join(run.output_dir, "landscape.json"), "w") as file:
-        json.dump(numbers := landscape_numbers(found), file, allow_nan=False)
+    numbers, path = landscape_numbers(found), os.path.join(run.output_dir, "landscape.json")
+    write_text(path, json.dumps(numbers, allow_nan=False))
     paths = draw_landscapes(found, run.output_dir)
     keys = ("centre", "rise", "variability", "slope", "sharpness", "top_eigenvalue", "eigenvector_residual")
     for name, splits in numbers.items():

@@ -16,6 +16,7 @@ from ..analysis import (
     rank_correlations,
 )
 from ..data import FromConfig, collator_for, fingerprint, problem_of_source
+from .folders import letting_go
 from .options import DATA, MODEL, Columns, Run, option
 from .parsing import UsageError, parse
 
@@ -51,6 +52,7 @@ class Choice:
     middle: str = option("of the scores, for forget_mid: a number, or median", "0.5")
 
 
+@letting_go()
 def main(argv: Sequence[str]) -> None:
     source, columns, training, choice, run = parse(
         "memorize",
@@ -103,6 +105,7 @@ def main(argv: Sequence[str]) -> None:
         seed=run.seed,
         settings={
             "model": training.model,
+            "config": FromConfig(training.model).fingerprint,
             "data": fingerprint(source.train, data),
             **columns.as_arguments(),
             **{name: value for name, value in arguments.items() if name != "use_cpu"},

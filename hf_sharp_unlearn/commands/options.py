@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from ..data import load_data, load_model
+from ..run import reaches_its_end
+from .folders import claim
 
 MODEL = "a folder that save_pretrained wrote, or a Hub id"
 DATA = (
@@ -54,7 +56,9 @@ class Run:
 
     _argument_group_name = "run"
 
-    output_dir: str | None = option("where the results are written; default: a folder named after the command")
+    output_dir: str | None = option(
+        "where the results are written; default: a folder that is named by what it holds, e.g. unlearning_report"
+    )
     overwrite: bool = option("replace results that are there already", False)
     batch_size: int = option("samples a batch", 128)
     seed: int = option("of everything that is drawn", 0)
@@ -69,12 +73,15 @@ class Run:
         return None if name is None else load_model(name).to(self.on_device())
 
     def start(self, folder: str, last: str) -> None:
-        """Name the folder, and refuse to repeat what has been done. last: the file that a finished command leaves."""
+        """Name the folder, try and lock it (see `folders`), refuse to repeat what has been done. last: the file that a
+        finished command leaves."""
         self.output_dir = self.output_dir or folder
+        claim(self.output_dir)
         refuse_finished(self.output_dir, last, self.overwrite)
 
 
 def refuse_finished(folder: str, last: str, overwrite: bool) -> None:
+    """last: the file that a finished command leaves; one that is cut off, by a full disk say, does not count."""
     path = os.path.join(folder, last)
-    if os.path.exists(path) and not overwrite:
+    if os.path.exists(path) and not overwrite and reaches_its_end(path):
         raise ValueError(f"{path} is there already: pass --overwrite to replace it, or another --output-dir.")

@@ -15,7 +15,13 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
     """With defaults, where there is one."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        return action.help or "" if action.default in (None, []) else super()._get_help_string(action)
+        if action.nargs == 0 and action.const is False and action.option_strings[0].startswith("--no"):
+            return f"turn off --{action.dest}"  # transformers gives it the help of what it turns off
+        return action.help or "" if action.default in (None, [], "") else super()._get_help_string(action)
+
+
+# Of TrainingArguments, for scripts that train or not: a command always does the same.
+WITHOUT_EFFECT = ("do_train", "do_eval", "do_predict")
 
 
 def parse(
@@ -52,6 +58,9 @@ def parsed(parser: argparse.ArgumentParser, argv: Sequence[str], *dataclasses: t
     if "--debug" not in parser._option_string_actions:  # of TrainingArguments, which takes a value
         common.add_argument("--debug", action="store_true", help="print the traceback of an error")
     found = parser.parse_args(with_config(parser, list(argv)))
+    for name in WITHOUT_EFFECT:
+        if getattr(found, name, False):
+            parser.error(f"--{name} says nothing here: this command always trains and evaluates. Leave it out.")
     if not dataclasses:
         return [found]
     return [cls(**{name: getattr(found, name) for name in _fields(cls)}) for cls in dataclasses]
@@ -127,6 +136,9 @@ TOPICS = {
 
 def regroup(parser: argparse.ArgumentParser) -> None:
     """Sort the options without a group of their own by topic, so that --help can be read."""
+    for action in parser._actions:
+        if action.dest in WITHOUT_EFFECT:
+            action.help = argparse.SUPPRESS
     rest = next(group for group in parser._action_groups if group.title in ("options", "optional arguments"))
     topics: dict[str, list[argparse.Action]] = {topic: [] for topic in (*TOPICS, "other training arguments")}
     for action in rest._group_actions:

@@ -4,7 +4,8 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..sharing import check_folder, erase, make_repo, push_folder, remains, shareable_files
+from ..sharing import check_folder, erase, left_out, make_repo, push_folder, remains, shareable_files
+from .folders import refuse_busy
 from .options import option
 from .parsing import UsageError, parse
 
@@ -25,6 +26,7 @@ class Push:
     private: bool = option("make a new repository private", False)
     message: str = option("of the commit", "Upload unlearned model")
     revision: str | None = option("branch to push to; default: main")
+    also: list[str] = option("further files of the folder; only model, processor, card and report go by themselves", [])
 
 
 @dataclass
@@ -65,6 +67,7 @@ def main(argv: Sequence[str]) -> None:
     if history.replace and "/" not in push.repo:
         raise UsageError(f"--replace --repo {push.repo}: name the owner too, OWNER/NAME.")
     check_folder(push.folder)
+    refuse_busy(push.folder, "--folder")
     if history.replace and not history.delete_history:
         print(EXPLANATION)
         print(remains(push.repo).describe(push.repo))
@@ -74,6 +77,10 @@ def main(argv: Sequence[str]) -> None:
         warnings.warn(
             f"--include-training-state: {asked} are computed from the forget set and will be on the Hub.", stacklevel=2
         )
+    included = shareable_files(push.folder, state.include_training_state, push.also)
+    if stays := left_out(push.folder, state.include_training_state, push.also):
+        shown = ", ".join(stays[:8]) + (", ..." if len(stays) > 8 else "")
+        print(f"{len(included)} files go; {len(stays)} stay here ({shown}). --also NAME takes one along.")
     repo = make_repo(push.repo, private=push.private or None, folder=push.folder)
     done = push_folder(
         push.folder,
@@ -82,6 +89,7 @@ def main(argv: Sequence[str]) -> None:
         revision=push.revision,
         training_state=state.include_training_state,
         replace=history.replace,
+        also=push.also,
     )
     print(f"pushed: {done.commit_url}")
     if history.delete_history:

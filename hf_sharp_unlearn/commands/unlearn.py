@@ -4,14 +4,13 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import set_seed
 
 from ..arguments import UnlearningArguments
 from ..data import (
@@ -23,6 +22,7 @@ from ..data import (
     forget_rows,
     is_hub_id,
     load_model,
+    model_fingerprint,
     preparation_of,
     prepare,
     processing_class_of,
@@ -30,15 +30,21 @@ from ..data import (
     split_forget,
 )
 from ..report import Prepared
-from ..sharing import REPORT_FOLDER, PushError, training_arguments
+from ..run import needed
+from ..runtime import write_text
+from ..sharing import PushError, training_arguments
 from ..trainer import UnlearningTrainer
+from .chosen_rows import chosen_line, usable
+from .dry_run import rehearse, write_nothing
 from .evaluate import Measurements
+from .folders import claim, letting_go
 from .method_options import MethodOptions
 from .options import DATA, MODEL, Columns, option, refuse_finished, required
 from .parsing import UsageError, parse
+from .resuming import checkpoint_of
 
 DONE = "all_results.json"
-OPTIONS = "_options.json"  # "_": stays here when the folder is pushed
+SKIPPED = "_skipped_rows.json"
 DEFAULTS = {"output_dir": "unlearned", "save_strategy": "epoch", "save_total_limit": 1}
 AUGMENTATION = {"none": None, "flip": CropFlip(0), "crop-flip": CropFlip()}
 
@@ -53,6 +59,11 @@ class Model:
         "of the weights in training; float32, because narrower ones swallow small steps; auto: as they were saved",
         "float32",
     )
+    allow_new_head: bool = option(
+        "go on where the files of --model lack the weights of its head, or have them in another size: the head is then "
+        "drawn anew, from --seed. Without it such a model is refused",
+        False,
+    )
 
 
 @dataclass
@@ -61,9 +72,15 @@ class Data:
 
     train: str | None = option(f"the training data, of which a part is to be forgotten: {DATA}")
     forget_column: str | None = option("column of true and false; true rows are forgotten")
-    forget_indices: list[str] = option("row numbers, or a file with them: .npy, .json, or text", [])
+    forget_indices: list[str] = option(
+        "row numbers, counted from 0, or a file with them: text with one a line, .csv, .json, .jsonl, .npy, .npz or "
+        ".parquet",
+        [],
+    )
     forget_filter: list[str] = option(
-        "conditions that forgotten rows fulfil, all of them, e.g. 'label == cat' 'score > 0.9'", []
+        "conditions that forgotten rows fulfil, all of them, e.g. 'label == cat' 'score > 0.9'; signs are == != < <= > "
+        ">= and in; numbers, dates (2024-01-31) or words, in quotes to be taken letter by letter",
+        [],
     )
     forget: str | None = option("the forget set as data of its own, instead of --train")
     retain: str | None = option("the retain set as data of its own")
@@ -74,6 +91,11 @@ class Data:
         "auto",
     )
     augmentation: Literal[tuple(AUGMENTATION)] = option("of training images; crop: by up to 4 pixels", "none")
+    skip_bad: bool = option(
+        "leave out rows with a picture that cannot be opened, no text or no label, and list them in "
+        f"{SKIPPED}; never rows that are to be forgotten. Without it they are refused",
+        False,
+    )
 
 
 @dataclass
@@ -82,8 +104,14 @@ class Results:
 
     overwrite: bool = option("do a finished run again, from the beginning", False)
     report: bool = option("make the unlearning report, and put it on the card", True)
+    dry_run: bool = option(
+        "only say what would be done: samples, classes, method, steps and seconds, from two steps on a model that is "
+        "not kept; nothing is written to the output folder",
+        False,
+    )
 
 
+@letting_go()
 def main(argv: Sequence[str]) -> None:
     model, data, columns, method, args, results, measure = parse(
         "unlearn",
@@ -96,16 +124,26 @@ def main(argv: Sequence[str]) -> None:
         DEFAULTS,
     )
     _check_folders(model, args.output_dir)
-    refuse_finished(args.output_dir, DONE, results.overwrite)
     chosen = method.build()
-    loaded = load_model(model.model, model.dtype)
+    if not results.dry_run:
+        claim(args.output_dir)
+    refuse_finished(args.output_dir, DONE, results.overwrite)
+    if model.allow_new_head:
+        set_seed(args.seed)
+    loaded = load_model(model.model, model.dtype, model.allow_new_head)
     with args.main_process_first(desc="data"):
-        sets, indices, prints = _sets(model, data, columns, args)
-        options = {"model": model.model, "dtype": model.dtype, "data": prints, "columns": columns.as_arguments(),
-                   "augmentation": data.augmentation, "method": repr(chosen),
-                   "arguments": training_arguments(args)}  # fmt: skip
+        sets, indices, prints, skipped = _sets(model, data, columns, args)
+        options = {"model": model.model, "weights": model_fingerprint(model.model), "dtype": model.dtype,
+                   "data": prints, "columns": columns.as_arguments(), "augmentation": data.augmentation,
+                   "method": repr(chosen), "arguments": training_arguments(args)}  # fmt: skip
         beside = _reference_sets(model, data, columns, args) if results.report and model.reference else None
-        checkpoint = _checkpoint(args, results.overwrite, options)
+        files = needed(chosen, args.save_only_model, args.world_size)
+        checkpoint = None if results.dry_run else checkpoint_of(args, results.overwrite, options, files, DONE)
+    if results.dry_run:
+        folder = args.output_dir
+        write_nothing(args)
+    elif skipped and args.process_index == 0:
+        write_text(os.path.join(args.output_dir, SKIPPED), json.dumps(skipped, indent=1))
     args.forget_selection = args.forget_selection or _selection(data)
     first = sets["forget"]
     trainer = UnlearningTrainer(
@@ -119,6 +157,8 @@ def main(argv: Sequence[str]) -> None:
         retain_dataset=sets["retain"],
         forget_indices=indices,
     )
+    if results.dry_run:
+        return rehearse(trainer, folder)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(_internal_call=True)  # first: whatever is raised from here on, the model is there
     metrics, failures = {}, []
@@ -167,9 +207,9 @@ def _check_folders(model: Model, output_dir: str) -> None:
 
 def _sets(
     model: Model, data: Data, columns: Columns, args: UnlearningArguments, labels_of: str | None = None
-) -> tuple[dict[str, Any], Any, dict[str, str]]:
+) -> tuple[dict[str, Any], Any, dict[str, str], dict[str, dict[int, str]]]:
     """Forget, retain and test set, with labels in the numbers of `labels_of`; the rows of the first in the training
-    data, if it is one; fingerprints of all that is trained on."""
+    data, if it is one; fingerprints of all that is trained on; rows that were left out, and why."""
     augmentation = AUGMENTATION[data.augmentation]
     settings = {**columns.as_arguments(), "images": data.images, "device": args.device}
     named = bool(data.forget_column or data.forget_indices or data.forget_filter)
@@ -181,9 +221,21 @@ def _sets(
     indices, prints = None, {name: fingerprint(getattr(data, name), tables[name]) for name in tables if name != "test"}
     if data.train:  # chosen before pictures are decoded: a wrong choice should not cost that
         indices = forget_rows(
-            tables["train"], column=data.forget_column, indices=data.forget_indices, conditions=data.forget_filter
+            tables["train"],
+            column=data.forget_column,
+            indices=data.forget_indices,
+            conditions=data.forget_filter,
+            spec=data.train,
         )
         prints["rows"] = hashlib.sha256(indices.tobytes()).hexdigest()
+    first = args.process_index == 0 and labels_of is None  # what is said is said once
+    if first:
+        print(chosen_line(indices, data.train or data.forget, tables["train" if data.train else "forget"]), flush=True)
+    places, skipped = indices, {}
+    if data.skip_bad:
+        specs = {name: getattr(data, name) for name in tables}
+        tables, places, skipped = usable(tables, specs, indices, model.model, columns, first)
+        prints["skipped"] = hashlib.sha256(json.dumps(skipped).encode()).hexdigest()
     ready = {
         name: prepare(
             table,
@@ -196,9 +248,9 @@ def _sets(
         for name, table in tables.items()
     }
     if data.train:
-        forget, retain = split_forget(ready.pop("train"), indices)
+        forget, retain = split_forget(ready.pop("train"), places)
         ready |= {"forget": forget, "retain": retain}
-    return {"retain": None, **ready}, indices, prints
+    return {"retain": None, **ready}, indices, prints, skipped
 
 
 def _reference_sets(
@@ -211,7 +263,7 @@ def _reference_sets(
     table = read_table(data.train or data.forget)
     if preparation_of(table, model.model) == preparation_of(table, model.reference):
         return None
-    sets, _, _ = _sets(
+    sets, *_ = _sets(
         replace(model, model=model.reference), replace(data, images="process", augmentation="none"), columns, args,
         model.model,
     )  # fmt: skip
@@ -233,64 +285,14 @@ def _selection(data: Data) -> str:
     return "a list of rows" if data.forget_indices else "a data set of its own"
 
 
-def _checkpoint(args: UnlearningArguments, overwrite: bool, options: dict[str, Any]) -> str | None:
-    """The checkpoint to go on from, if this run was interrupted. With `overwrite` its checkpoints are removed.
-
-    Raises ValueError for a folder that something else has filled, or that a run with other options has.
-    """
-    folder, path = args.output_dir, os.path.join(args.output_dir, OPTIONS)
-    if args.resume_from_checkpoint:
-        return args.resume_from_checkpoint
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    checkpoints = [name for name in names if name.startswith("checkpoint-")]
-    if not os.path.exists(path) and (checkpoints or any(name.endswith((".safetensors", ".bin")) for name in names)):
-        raise ValueError(
-            f"--output_dir {folder} holds a model or checkpoints that this command has not made: name another folder."
-        )
-    options = json.loads(json.dumps(options))
-    found, first = _last_complete(folder), args.process_index == 0
-    if found and not overwrite:
-        with open(path, encoding="utf-8") as file:
-            before = json.load(file)
-        if before != options:
-            others = [name for name in options if before.get(name) != options[name]]
-            raise ValueError(
-                f"{found} was made with other options ({', '.join(others)}): pass --overwrite to begin anew, or "
-                "another --output_dir."
-            )
-        if first:
-            print(f"going on from {found}", flush=True)
-        return found
-    if first:
-        for name in checkpoints:
-            shutil.rmtree(os.path.join(folder, name))
-        shutil.rmtree(os.path.join(folder, REPORT_FOLDER), ignore_errors=True)  # it is of other weights
-        os.makedirs(folder, exist_ok=True)
-        if os.path.exists(done := os.path.join(folder, DONE)):
-            os.remove(done)
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(options, file)
-    return None
-
-
-def _last_complete(folder: str) -> str | None:
-    """The last checkpoint that was written to its end: a run may have been killed while it wrote one."""
-    names = [name for name in os.listdir(folder) if name.startswith("checkpoint-")] if os.path.isdir(folder) else []
-    for name in sorted(names, key=lambda name: -int(name.rpartition("-")[2])):
-        try:
-            with open(os.path.join(folder, name, TRAINER_STATE_NAME), encoding="utf-8") as file:
-                json.load(file)  # it is written last
-            return os.path.join(folder, name)
-        except (OSError, ValueError):
-            continue
-    return None
-
-
 def _report(trainer: UnlearningTrainer, model: Model, measure: Measurements, beside: tuple | None) -> None:
     first = trainer.is_world_process_zero()
     others = {
         name: load_model(source).to(trainer.args.device) if first and source else None
-        for name, source in (("reference", model.reference), ("original", model.model))
+        for name, source in (
+            ("reference", model.reference),
+            ("original", None if model.allow_new_head else model.model),
+        )
     }
     if beside is not None and others["reference"] is not None:
         others["reference"] = Prepared(others["reference"], *beside)

@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING,
 )
 
-from .tables import first_line
+from .faults import first_line
 
 
 def model_class(config: Any) -> type:

@@ -8,7 +8,7 @@ the device: the same for any batch size, number of processes, device, and after 
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..runtime import isolated_rng, progress_bar, seed_host
+from .caches import mapped
+from .pictures import Pictures, undecoded
 
 Augmentation = Callable[..., Tensor]
 _MASK = {shift: (1 << (64 - shift)) - 1 for shift in (27, 30, 31)}
@@ -115,11 +117,12 @@ class ImagesInMemory(Dataset):
         numbers = np.asarray(dataset.with_format(None)[label][:])
         if numbers.dtype.kind not in "iu":
             raise ValueError(f"label={label!r}: holds {numbers[:3].tolist()}, must hold numbers of classes.")
-        level, parts = Levels(processor, image, label), []
+        level, parts, dataset = Levels(processor, image, label), [], undecoded(dataset, image)
         for low in progress_bar(
             range(0, len(dataset), batch_size), desc="images", leave=False, disable=len(dataset) < 5000
         ):
-            parts.append(torch.from_numpy(level(dataset[low : low + batch_size])["pixel_values"]))
+            made = level(dataset[low : low + batch_size], range(low, min(low + batch_size, len(dataset))))
+            parts.append(torch.from_numpy(made["pixel_values"]))
         return cls(torch.cat(parts).to(device), torch.as_tensor(numbers), level.mean, level.std, augmentation)
 
     def __len__(self) -> int:
@@ -179,6 +182,10 @@ class Levels:
     processor: Any
     image: str
     label: str
+    pictures: Pictures = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "pictures", Pictures(picture_mode(self.processor), self.image))
 
     @property
     def mean(self) -> list[float]:
@@ -195,10 +202,9 @@ class Levels:
         normalises = getattr(self.processor, "do_normalize", True)
         return getattr(self.processor, f"image_{name}", None) if normalises else [neutral]
 
-    def __call__(self, rows: dict[str, list]) -> dict[str, Any]:
-        mode = picture_mode(self.processor)
-        pictures = [picture.convert(mode) for picture in rows[self.image]]
-        values = self.processor(pictures, return_tensors="pt")["pixel_values"]
+    def __call__(self, rows: dict[str, list], numbers: Sequence[int] | None = None) -> dict[str, Any]:
+        """numbers: of the rows in their table, for errors."""
+        values = self.processor(self.pictures(rows[self.image], numbers), return_tensors="pt")["pixel_values"]
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
         scale = 255 if getattr(self.processor, "do_rescale", True) else 1
         levels = (values * std + mean) * scale
@@ -223,8 +229,8 @@ class Packed:
 
     levels: Levels
 
-    def __call__(self, rows: dict[str, list]) -> dict[str, Any]:
-        made = self.levels(rows)
+    def __call__(self, rows: dict[str, list], numbers: Sequence[int]) -> dict[str, Any]:
+        made = self.levels(rows, numbers)
         return {"pixel_values": [image.tobytes() for image in made["pixel_values"]], "labels": made["labels"]}
 
 
@@ -254,11 +260,11 @@ def cached_images(dataset: Any, processor: Any, image: str, label: str, augmenta
     images that do not fit into memory. Raises ValueError as `ImagesInMemory.from_dataset`."""
     import datasets
 
-    level = Levels(processor, image, label)
-    shape = level(dataset[:1])["pixel_values"].shape[1:]
+    level, dataset = Levels(processor, image, label), undecoded(dataset, image)
+    shape = level(dataset[:1], [0])["pixel_values"].shape[1:]
     features = datasets.Features({"pixel_values": datasets.Value("binary"), "labels": datasets.Value("int64")})
-    kept = dataset.map(
-        Packed(level), batched=True, batch_size=256, remove_columns=dataset.column_names, features=features,
-        desc="images",
+    kept = mapped(
+        dataset, Packed(level), with_indices=True, batched=True, batch_size=256, remove_columns=dataset.column_names,
+        features=features, desc="images",
     )  # fmt: skip
     return kept.with_transform(Unpacked(tuple(shape), level.mean, level.std, augmentation))

@@ -7,36 +7,47 @@ Images become `pixel_values` with the model's own image processor, text becomes 
 that are arrays already stay as they are.
 """
 
+import hashlib
 import json
-from dataclasses import dataclass
+import os
+import warnings
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from .classes import judges_samples, order_of, problem_of
 from .configs import base_of, config_of, is_adapter, is_causal, model_class, position_limit
+from .faults import first_line
 from .images import ImagesInMemory, Levels, cached_images, picture_mode
 from .labels import as_labels
-from .tables import first_line, read_table
+from .pictures import Pictures, undecoded
+from .tables import read_table
 from .texts import check_tokens, text_collator, tokenized, tokenizer_of, with_padding_id
+from .whole_models import check_adapter, whole_model
 
 LABELS = ("labels", "label", "fine_label")
 IMAGES = ("image", "img", "pixel_values")
 
 
-def load_model(name: str, dtype: str = "auto") -> torch.nn.Module:
+def load_model(name: str, dtype: str = "auto", new_head: bool = False) -> torch.nn.Module:
     """The model in a folder or on the Hub, of the class that its config names, in eval mode.
 
-    dtype: of its weights; "auto": as they were saved. Raises ValueError where there is none.
+    dtype: of its weights; "auto": as they were saved. new_head: see `whole_models`. Raises ValueError where there is
+    none, or not the whole one.
     """
     try:
         if is_adapter(name):
             return with_padding_id(_adapted(name, dtype).eval(), name)
-        model = model_class(AutoConfig.from_pretrained(name)).from_pretrained(name, dtype=dtype).eval()
-        return with_padding_id(model, name)
-    except (OSError, ValueError) as error:
+        cls = model_class(AutoConfig.from_pretrained(name))
+        return with_padding_id(whole_model(cls, name, new_head=new_head, dtype=dtype).eval(), name)
+    except MemoryError:
+        raise
+    except Exception as error:  # what the libraries raise for files that are cut off, or are no weights
+        if isinstance(error, RuntimeError) and "out of memory" in str(error):
+            raise
         raise ValueError(f"No model could be loaded from {name!r}: {first_line(error)}") from error
 
 
@@ -45,14 +56,24 @@ def _adapted(name: str, dtype: str) -> torch.nn.Module:
     import peft
 
     config = peft.PeftConfig.from_pretrained(name)
-    if not config.base_model_name_or_path:
+    base = config.base_model_name_or_path
+    if not base:
         raise ValueError("its adapter_config.json names no base model (base_model_name_or_path)")
-    classes = {"CAUSAL_LM": peft.AutoPeftModelForCausalLM, "SEQ_CLS": peft.AutoPeftModelForSequenceClassification}
-    if config.task_type in classes:
-        return classes[config.task_type].from_pretrained(name, is_trainable=True, dtype=dtype)
-    base = model_class(AutoConfig.from_pretrained(config.base_model_name_or_path))
-    model = base.from_pretrained(config.base_model_name_or_path, dtype=dtype)
-    return peft.PeftModel.from_pretrained(model, name, is_trainable=True)
+    classes = {"CAUSAL_LM": transformers.AutoModelForCausalLM,
+               "SEQ_CLS": transformers.AutoModelForSequenceClassification}  # fmt: skip
+    cls = classes.get(config.task_type) or model_class(AutoConfig.from_pretrained(base))
+    given = getattr(config, "modules_to_save", None) or ()
+    model = whole_model(cls, base, given=given, dtype=dtype)
+    if os.path.isfile(os.path.join(name, "tokenizer_config.json")) and config.task_type in classes:
+        tokens = len(AutoTokenizer.from_pretrained(name))
+        if tokens > model.get_input_embeddings().weight.shape[0]:  # as peft does: tokens that came with the adapter
+            model.resize_token_embeddings(tokens)
+    with warnings.catch_warnings():  # peft warns; where its file is at hand it is read for the names
+        local = os.path.isfile(os.path.join(name, "adapter_model.safetensors"))
+        warnings.filterwarnings("ignore" if local else "error", message="Found missing adapter keys")
+        adapted = peft.PeftModel.from_pretrained(model, name, is_trainable=True)
+    check_adapter(adapted, name)
+    return adapted
 
 
 @dataclass(frozen=True)
@@ -60,6 +81,12 @@ class FromConfig:
     """Makes a model with fresh weights from the config of another one (a folder or a Hub id)."""
 
     name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Another one for another config under the same name."""
+        config = AutoConfig.from_pretrained(self.name).to_json_string(use_diff=False)
+        return hashlib.sha256(config.replace(self.name, "").encode()).hexdigest()
 
     def __call__(self) -> torch.nn.Module:
         config = AutoConfig.from_pretrained(self.name)
@@ -168,8 +195,9 @@ def _images(data: Any, image: str, label: str, model: str, how: str, augmentatio
         kept = data.select_columns([image, label]).rename_columns({image: "pixel_values", label: "labels"})
         return kept.with_format("torch")
     data, processor = data.select_columns([image, label]), AutoImageProcessor.from_pretrained(model)
+    data = undecoded(data, image)
     if how == "auto":
-        size = Levels(processor, image, label)(data[:1])["pixel_values"].size * len(data)
+        size = Levels(processor, image, label)(data[:1], [0])["pixel_values"].size * len(data)
         how = "memory" if size <= 2**30 else "disk"
     if how == "memory":
         return ImagesInMemory.from_dataset(data, processor, image, label, device, augmentation)
@@ -177,25 +205,29 @@ def _images(data: Any, image: str, label: str, model: str, how: str, augmentatio
         return cached_images(data, processor, image, label, augmentation)
     if augmentation is not None:
         raise ValueError("augmentation: pictures that are prepared each time cannot have it. Use images='auto'.")
-    return data.with_transform(Processed(processor, image, label))
+    return data.with_transform(Processed(processor, image, label, data))
 
 
 @dataclass(frozen=True)
 class Processed:
-    """Rows of images and labels as the model takes them. (A class, so that other processes can have it.)"""
+    """Rows of images and labels as the model takes them. (A class, so that other processes can have it.)
+
+    source: the table itself, to name the row of a picture that cannot be opened.
+    """
 
     processor: Any
     image: str
     label: str
+    source: Any = field(default=None, repr=False, compare=False)
 
     @property
     def label_column(self) -> str:
         return self.label  # it goes through unchanged: labels can be checked without decoding
 
     def __call__(self, rows: dict[str, list]) -> dict[str, Any]:
-        pictures = [picture.convert(picture_mode(self.processor)) for picture in rows[self.image]]
+        pictures = Pictures(picture_mode(self.processor), self.image, self.source)
         return {
-            "pixel_values": self.processor(pictures, return_tensors="pt")["pixel_values"],
+            "pixel_values": self.processor(pictures(rows[self.image]), return_tensors="pt")["pixel_values"],
             "labels": rows[self.label],
         }
 

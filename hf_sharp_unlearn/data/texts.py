@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from .caches import mapped
 from .classes import judges_samples
 from .configs import base_of, config_of, is_adapter, model_class, position_limit, reads_forward_only
 
@@ -64,7 +65,8 @@ def tokenized(data: Any, text: str, label: str | None, model: str, max_length: i
     wrong = [row for row, value in enumerate(rows) if not isinstance(value, str)]
     if wrong:
         raise ValueError(f"{spec!r}: {len(wrong)} rows have no text ({text}), e.g. {wrong[:5]}. Leave them out.")
-    tokens = data.map(
+    tokens = mapped(
+        data,
         lambda rows: tokenizer(rows[text], truncation=True, max_length=longest),
         batched=True,
         remove_columns=[name for name in data.column_names if name != label],

@@ -23,7 +23,8 @@ from .random_label import RandomLabel
 class SalUn(RandomLabel):
     """SalUn.
 
-    sharpness, classes: as in RandomLabel.
+    sharpness: None, SAM(...) or ASAM(...).
+    classes: number of classes; None takes it from the model's head.
     fraction: share of the trainable parameters that may move, in (0, 1].
     """
 

@@ -4,9 +4,11 @@ are, what is undone, chosen or evaluated in the end. Nothing here happens in a s
 
 from . import checks, data_checks
 from .active import ActiveRun, undone_if_too_large
+from .checkpoints import checkpoints, fault_of, last_whole, needed, reaches_its_end, remove_torn, rotate, to_resume
 from .classes import classes_to_draw
 from .epochs import Epochs
 from .evaluation import MeanLoss, no_better_than_chance
+from .overlap import Overlap, checked_overlaps
 from .progress import LineProgress
 from .rewind import Rewind
 from .search import default_objective
@@ -17,17 +19,27 @@ __all__ = [
     "Epochs",
     "LineProgress",
     "MeanLoss",
+    "Overlap",
     "Rewind",
+    "checked_overlaps",
+    "checkpoints",
     "checks",
     "classes_to_draw",
     "complete_weights",
     "data_checks",
     "default_objective",
+    "fault_of",
     "keep_beside",
+    "last_whole",
     "make_partition",
     "make_teacher",
+    "needed",
+    "reaches_its_end",
+    "remove_torn",
     "no_better_than_chance",
     "resumed_partition",
     "resumed_teacher",
+    "rotate",
+    "to_resume",
     "undone_if_too_large",
 ]

@@ -4,10 +4,11 @@ pushes to the Hub and what history keeps. Nothing here trains or measures.
 
 from .card_facts import RunFacts, training_arguments
 from .commitment import check_commitment, forget_commitment
-from .hub import PushError, check_folder, erase, make_repo, push_folder, remains, shareable_files
+from .hub import PushError, check_folder, erase, make_repo, push_folder, remains
 from .model_card import REPORT_FOLDER
+from .publishable import left_out, shareable_files
 from .publishing import CardKeeper, check_push, copy_for_push, failures, push_checkpoint, upload
-from .saving import complete_saved, names_for_others
+from .saving import check_saveable, complete_saved, state_to_save
 from .shareable import shareable
 
 __all__ = [
@@ -18,18 +19,20 @@ __all__ = [
     "check_commitment",
     "check_folder",
     "check_push",
+    "check_saveable",
     "complete_saved",
     "copy_for_push",
     "erase",
     "failures",
     "forget_commitment",
+    "left_out",
     "make_repo",
-    "names_for_others",
     "push_checkpoint",
     "push_folder",
     "remains",
     "shareable",
     "shareable_files",
+    "state_to_save",
     "training_arguments",
     "upload",
 ]

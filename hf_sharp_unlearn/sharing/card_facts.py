@@ -42,8 +42,8 @@ class RunFacts:
     """What a card is made from.
 
     splits: names of the evaluation sets. log_history, steps: of the trainer's state. report: the latest one, if there
-    is one. resumed: the run went on from a checkpoint. hub_name: the model's name. hub_model_id: its repository,
-    if known.
+    is one. resumed: the run went on from a checkpoint. overlaps: what the sets share, in words. hub_name: the model's
+    name. hub_model_id: its repository, if known.
     """
 
     model: Any
@@ -57,6 +57,7 @@ class RunFacts:
     partition: Partition | None
     report: UnlearningReport | None
     resumed: bool
+    overlaps: Sequence[str]
     hub_name: str
     hub_model_id: str | None
     unvisited: int = 0  # forget samples that no step has used

@@ -6,7 +6,6 @@ holds, `erase` takes it away.
 """
 
 import contextlib
-import fnmatch
 import json
 import os
 import posixpath
@@ -20,48 +19,18 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from huggingface_hub.hf_api import LFSFileInfo, RepoFile
 from transformers.trainer import TRAINER_STATE_NAME
 
+from .publishable import WEIGHTS, fits, is_model, shareable_files
 from .shareable import without_paths
-
-# What a training run leaves that was computed from the forget set and is not the model: optimizer moments, masks,
-# generator states.
-TRACES = ("optimizer*.pt", "optimizer*.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "partition.safetensors")
-CHECKPOINTS = "checkpoint-*"
-# What says where and how somebody worked: paths, host names. "_*": the salt of the commitment, the options of a run.
-PRIVATE = ("_*", ".git*", ".cache*", TRAINER_STATE_NAME, "runs", "events.out.tfevents*", "wandb")
-WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx", "*.index.json")
 
 
 class PushError(RuntimeError):
     """An upload to the Hub did not happen, or not wholly. Nothing is lost on this machine."""
 
 
-def _fits(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
-
-
-def shareable_files(folder: str, training_state: bool = False) -> list[str]:
-    """The files of a folder, by relative path, that may be pushed: no private ones, and no traces of the forget set
-    unless `training_state` asks for them."""
-    kept, is_checkpoint = [], _fits(os.path.basename(os.path.normpath(folder)), (CHECKPOINTS,))
-    for place, folders, names in os.walk(folder):
-        inside = os.path.relpath(place, folder)
-        folders[:] = [
-            name for name in folders if not _fits(name, PRIVATE) and (training_state or not _fits(name, (CHECKPOINTS,)))
-        ]
-        for name in names:
-            in_checkpoint = is_checkpoint or any(_fits(part, (CHECKPOINTS,)) for part in inside.split(os.sep))
-            private = _fits(name, PRIVATE) and not (in_checkpoint and name == TRAINER_STATE_NAME)
-            if not private and (training_state or not _fits(name, TRACES)):
-                kept.append(os.path.normpath(os.path.join(inside, name)))
-    return sorted(kept)
-
-
 def check_folder(folder: str) -> None:
     """Raise ValueError unless a folder holds a saved model that others could load."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    if not any(
-        name.endswith((".safetensors", ".bin")) and not _fits(name, (*TRACES, "training_args.bin")) for name in names
-    ):
+    if not any(map(is_model, names)):
         raise ValueError(f"folder={folder!r}: there is no saved model in it. Name the output_dir of a finished run.")
     if "adapter_config.json" in names:
         with open(os.path.join(folder, "adapter_config.json"), encoding="utf-8") as file:
@@ -141,12 +110,14 @@ def push_folder(
     training_state: bool = False,
     replace: bool = False,
     path_in_repo: str | None = None,
+    also: Sequence[str] = (),
 ) -> CommitInfo:
-    """Upload a saved model with its card and report; see `shareable_files` for what else is in the folder.
+    """Upload a saved model with its card and report; what else is in the folder stays here (see `shareable_files`).
 
     folder: what `save_model` and `create_model_card` wrote. repo: as `make_repo` returns it. revision: a branch, made
     where there is none. training_state: also upload checkpoints, optimizer state and masks, which hold traces of
-    the forget set. replace: delete weight files from the branch that are not uploaded, in the same commit.
+    the forget set. also: names of further files. replace: delete weight files from the branch that are not uploaded,
+    in the same commit.
 
     Raises ValueError for a folder without a model, PushError if the Hub or the connection does not play along.
     """
@@ -155,13 +126,13 @@ def push_folder(
     with explained(repo, folder):
         if revision not in (None, "main"):
             api.create_branch(repo, branch=revision, exist_ok=True)
-        names = shareable_files(folder, training_state)
+        names = shareable_files(folder, training_state, also)
         place = path_in_repo or ""
         added = {posixpath.join(place, name.replace(os.sep, "/")): os.path.join(folder, name) for name in names}
         operations = [CommitOperationAdd(name, _shareable_content(path)) for name, path in added.items()]
         if replace:
             there = api.list_repo_files(repo, revision=revision)
-            operations += [CommitOperationDelete(n) for n in there if _fits(n, WEIGHTS) and n not in added]
+            operations += [CommitOperationDelete(n) for n in there if fits(n, WEIGHTS) and n not in added]
         return api.create_commit(repo, operations, commit_message=message, revision=revision)
 
 

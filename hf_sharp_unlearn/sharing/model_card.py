@@ -16,6 +16,7 @@ import torch
 import transformers
 from huggingface_hub import ModelCard, ModelCardData
 
+from .. import __version__
 from ..data import hub_id
 from ..methods import METHODS
 from ..report import CAPTIONS, format_value, has_reference, metric_table, not_measured, relearning_table, warning_lines
@@ -36,7 +37,11 @@ from .card_facts import (
 
 TAGS = ("machine-unlearning", "hf_sharp_unlearn")
 REPORT_FOLDER = "unlearning_report"
-CITATION = """```bibtex
+_OF_SHARPNESS = """
+
+Sharp MinMax, and unlearning with SAM and ASAM:
+
+```bibtex
 @inproceedings{tang2026sharpness,
   title     = {Sharpness-Aware Machine Unlearning},
   author    = {Tang, Haoran and Khanna, Rajiv},
@@ -101,9 +106,9 @@ def card_of(
         "cost": _cost(run),
         "limits": _limits(run),
         "usage": _usage(run, bare, name),
-        "citation": f"The method: {title}\n\nSharp MinMax, and sharpness-aware unlearning:\n\n{CITATION}",
-        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"accelerate {accelerate.__version__}",
+        "citation": f"The method: {title}" + (_OF_SHARPNESS if run.method.sharpness is not None else ""),
+        "versions": f"hf_sharp_unlearn {__version__}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}, accelerate {accelerate.__version__}",
     }
     template = importlib.resources.files(__package__).joinpath("templates", "model_card.md").read_text("utf-8")
     return ModelCard.from_template(data, template_str=template, **parts)
@@ -227,6 +232,7 @@ def _limits(run: RunFacts) -> list[str]:
         "What the forget set has in common with the retain set is kept, on purpose.",
         "Copies of the original model, its earlier commits on the Hub included, still remember.",
     ]
+    limits += [f"{overlap}." for overlap in run.overlaps]
     if run.report is None or not has_reference(run.report):
         limits.append("It was not compared with a model retrained without the forget set.")
     if run.report is None or not run.report.relearning:

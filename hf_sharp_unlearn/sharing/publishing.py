@@ -15,8 +15,9 @@ from ..report import CAPTIONS, UnlearningReport
 from ..runtime import write_text
 from .card_facts import RunFacts
 from .commitment import keep_commitment
-from .hub import check_base, push_folder, shareable_files
+from .hub import check_base, push_folder
 from .model_card import REPORT_FOLDER, card_of
+from .publishable import shareable_files
 
 
 class CardKeeper:

@@ -2,7 +2,7 @@
 update, and what they are computed from. Which step a method makes stands in `methods`; nothing here knows a Trainer.
 """
 
-from .context import StepContext, choose_kernels, moves_in_place
+from .context import StepContext, choose_kernels, moves_in_place, without_wrapper
 from .items import aligned_labels, counted_items, distillation, logits_of, raw_logits, shifts_labels
 from .loss import Losses
 from .optim import sweeping
@@ -45,4 +45,5 @@ __all__ = [
     "sweeping",
     "unchanging",
     "whole_update",
+    "without_wrapper",
 ]

@@ -1,6 +1,7 @@
 """What is fixed while the steps of a run are made."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -78,4 +79,18 @@ def choose_kernels(model: nn.Module, device: torch.device, name: str) -> ModuleT
 def moves_in_place(model: nn.Module, compiled: bool) -> bool:
     """True if weights must be perturbed where they lie: a graph that was compiled or captured may hold their addresses,
     and so may something else that lies in their memory."""
-    return compiled or must_stay(model)
+    return compiled or must_stay(model) or any(module._compiled_call_impl is not None for module in model.modules())
+
+
+def without_wrapper(model: Any) -> Any:
+    """What `torch.compile` was called with, compiled in place as it was asked for: its wrapper hides the model's
+    signature and gives its weights other names. Anything else is returned as it is."""
+    module = getattr(model, "_orig_mod", None)
+    if module is None:
+        return model
+    compiler = getattr(model, "dynamo_ctx", None)
+    if compiler is None:
+        warnings.warn("model: what torch.compile was asked for cannot be read: it is trained uncompiled.", stacklevel=3)
+    else:
+        module._compiled_call_impl = compiler(module._call_impl)  # as `module.compile()` does
+    return module

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ class Partition:
     """Boolean masks by parameter name: True marks the forget part."""
 
     masks: dict[str, Tensor]
+
+    file_name: ClassVar[str] = FILE_NAME
 
     @classmethod
     def from_saliency(cls, saliency: Mapping[str, Tensor], fraction: float) -> "Partition":
@@ -101,7 +103,7 @@ class Partition:
         width = max(len("all layers"), *map(len, layers))
         rows = [("all layers", *self.sizes()), *((name, *layer) for name, layer in layers.items())]
         lines = [f"{'layer':<{width}}  {'forget part':>12}  {'parameters':>12}  {'share':>7}"]
-        lines += [f"{name:<{width}}  {a:>12,}  {b:>12,}  {a / b:>7.2%}" for name, a, b in rows]
+        lines += [f"{name:<{width}}  {a:>12,}  {b:>12,}  {a / max(b, 1):>7.2%}" for name, a, b in rows]
         return "\n".join(lines)
 
     def save(self, directory: str) -> None:

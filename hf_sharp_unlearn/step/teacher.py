@@ -20,6 +20,8 @@ FILE_NAME = "teacher.json"
 class Teacher:
     """A frozen copy of `module` as it is now. Called with a micro-batch it returns the outputs, without a graph."""
 
+    file_name = FILE_NAME
+
     def __init__(self, module: nn.Module):
         shared = {id(weight): weight for weight in module.parameters() if not weight.requires_grad}
         self.module = copy.deepcopy(module, shared).eval().requires_grad_(False)

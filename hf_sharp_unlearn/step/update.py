@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .optim import SGD, AdamW
+from .skips import Skips
 from .window import Window
 
 
@@ -32,6 +33,7 @@ class Update:
 
     def __init__(self, optimizer: Any, kernels: ModuleType, max_grad_norm: float | None):
         self.optimizer = getattr(optimizer, "optimizer", optimizer)
+        self.skips = Skips(optimizer)
         self._kernels, self._limit = kernels, max_grad_norm
         self._hook: RemovableHandle | None = None
 
@@ -79,12 +81,15 @@ class Update:
             self.optimizer.unstage()
 
 
-def checked_norm(window: Window, norm_of: Callable[[], Any], step: int) -> Any:
+def checked_norm(window: Window, norm_of: Callable[[], Any], step: int, skips: Skips | None = None) -> Any:
     """The norm of the step's gradient. Whatever is raised on the way, the step is undone first.
 
-    Raises FloatingPointError if it, or a loss that is unread, is not finite; under fp16 the scaler sees to that.
+    Raises FloatingPointError if it, or a loss that is unread, is not finite; under fp16 the scaler sees to that, and
+    skips says when it cannot.
     """
     try:
+        if skips is not None:
+            skips.look(window)
         norm = norm_of()
         value = 0.0 if window.scaled else window.settle(norm)
         if not math.isfinite(value):

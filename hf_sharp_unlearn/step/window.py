@@ -73,17 +73,20 @@ class Window:
         self.sync, self.population = context.sync, context.population
         self.params, self.sweeps, self._buffers = structure.params, structure.sweeps, structure.buffers
         self.sweeps.cosines.clear()
-        self._device = self.params[0].device
+        self.device = self.params[0].device
         self.scaled = getattr(self.accelerator, "scaler", None) is not None
         self.objective: Tensor | None = None  # the window's objective and stream losses, clean, shares of this process
         self.stream_losses: dict[str, Tensor] = {}
         self._buffers_at_start = self._clean = self._buffers.take("at the start of the step")
         self._squares: Tensor | None = None  # of the step's gradient, where a sweep has read it anyway
+        self.scaled_losses: list[
+            tuple[str, Mapping[str, Tensor]]
+        ] = []  # fp16: read where a step is skipped, see `skips`
         self.norm: float | None = None  # of the step's gradient, if a sweep has read it; fp16 gradients are scaled
-        self._processes = self.accelerator.num_processes
-        self._readings = Readings(step, self._device, self._processes)
+        self.processes = self.accelerator.num_processes
+        self._readings = Readings(step, self.device, self.processes)
         self._totals = self._global_counts()
-        self._replays = Replays(self._device)
+        self._replays = Replays(self.device)
 
     def run(self, step: Callable[["Window"], None]) -> Tensor:
         """Run a method's step. Returns this process's share of the clean objective, a detached scalar."""
@@ -91,7 +94,7 @@ class Window:
             step(self)
             if self._squares is not None and not self.scaled:  # else who takes the norm reads the losses: `settle`
                 self.norm = math.sqrt(*self._readings.read([self._squares]))
-            broadcast_first(self._buffers.tensors() if self._processes > 1 else [], self._processes)
+            broadcast_first(self._buffers.tensors() if self.processes > 1 else [], self.processes)
         except BaseException:
             try:
                 self.undo()
@@ -143,8 +146,8 @@ class Window:
             gradient.append(grad)
             weight.grad = None
         if self.sync and shared and not again:
-            fill_missing(gradient, self.params, self._processes)
-            all_reduce_mean(gradient, self._processes)
+            fill_missing(gradient, self.params, self.processes)
+            all_reduce_mean(gradient, self.processes)
         return gradient
 
     def whole_gradient(self, objective: Mapping[str, float], again: bool = False) -> Gradient:
@@ -157,7 +160,7 @@ class Window:
             norm = float(torch.stack(torch._foreach_norm(gradient)).norm())
             self._readings.require_finite([(what, {f"{stream} loss": loss, f"{stream} gradient": norm})])
             if not again:
-                self.stream_losses[stream] = torch.tensor(loss, device=self._device)
+                self.stream_losses[stream] = torch.tensor(loss, device=self.device)
                 self._add_to_objective(coefficient * self.stream_losses[stream])
         return total
 
@@ -214,9 +217,9 @@ class Window:
         return [x if y is None else y if x is None else x.add_(y) for x, y in zip(a, b, strict=True)]
 
     def leave(self, gradient: Gradient) -> None:
-        fill_missing(gradient, self.params, self._processes)
-        all_reduce_mean(gradient, self._processes)
-        if self._squares is not None and self._processes > 1:
+        fill_missing(gradient, self.params, self.processes)
+        all_reduce_mean(gradient, self.processes)
+        if self._squares is not None and self.processes > 1:
             self._squares = self.sweeps.squares(gradient)
         for weight, grad in zip(self.params, gradient, strict=True):
             weight.grad = grad
@@ -262,8 +265,11 @@ class Window:
             losses[stream] = losses[stream] + value if stream in losses else value
         if again:
             self._replays.end()
-        if not self.scaled:
-            self._readings.later(f"loss in the {'perturbed' if again else 'clean'} pass", losses)
+        what = f"loss in the {'perturbed' if again else 'clean'} pass"
+        if self.scaled:
+            self.scaled_losses.append((what, losses))
+        else:
+            self._readings.later(what, losses)
         if not again:
             self.stream_losses.update(losses)
             self._add_to_objective(sum(losses[stream] * objective[stream] for stream in losses))
@@ -302,16 +308,16 @@ class Window:
         if items == 0:  # a filler, or every label masked: the mean of nothing is nan, its share is 0
             loss = torch.nan_to_num(loss)
         if loss.ndim == 0:
-            return loss * (items / self._totals[stream][0] * self._processes)
-        return loss.sum() * (bool(samples) / self._totals[stream][1] * self._processes)
+            return loss * (items / self._totals[stream][0] * self.processes)
+        return loss.sum() * (bool(samples) / self._totals[stream][1] * self.processes)
 
     def _global_counts(self) -> dict[str, tuple[int, int]]:
         """Items and samples of each stream in the window, over all processes."""
         streams = sorted({stream for batch in self.batches for stream in batch[COUNTS]})
         none = (0, 0)
         counts = [[sum(b[COUNTS].get(stream, none)[k] for b in self.batches) for k in (0, 1)] for stream in streams]
-        if self._processes > 1 and counts:
-            tensor = torch.tensor(counts, dtype=torch.int64, device=self._device)
+        if self.processes > 1 and counts:
+            tensor = torch.tensor(counts, dtype=torch.int64, device=self.device)
             dist.all_reduce(tensor)
             counts = tensor.tolist()
         return {stream: (max(pair[0], 1), max(pair[1], 1)) for stream, pair in zip(streams, counts, strict=True)}

@@ -142,6 +142,19 @@ def test_a_split_holds_every_training_sample_once_and_forgets_what_was_selected(
         assert sets["retain"].augment and not sets["test"].augment
 
 
+def test_data_that_is_not_there_is_said_in_a_line(tmp_path):
+    with pytest.raises(SystemExit, match="data='cifar100-mini' is neither a folder with train.*nor a data set"):
+        vision.main(["--config", "mini", "--data", "cifar100-mini", "--scores", "none.npy", "--workers", "0",
+                     "--work-dir", str(tmp_path)])  # fmt: skip
+
+
+def test_the_page_counts_the_winners_at_the_end_of_their_grid():
+    with open(RESULTS / "vision_mini.csv", newline="") as file:
+        winners = plan.winners_of(list(csv.DictReader(file)), list(configs.CONFIGS))
+    ends = sum(winners[name][0] == max(point[0] for point in config.grid) for name, config in configs.CONFIGS.items())
+    assert f"{ends} of {len(winners)} winners have the largest" in (ROOT / "docs" / "methods.md").read_text("utf-8")
+
+
 def test_the_committed_tables_are_those_of_the_committed_rows(tmp_path):
     with open(RESULTS / "vision_mini.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -48,3 +48,24 @@ def test_the_overview_lists_every_command(capsys):
         with pytest.raises(SystemExit) as raised:
             cli.main([name, "--help"])
         assert raised.value.code == 0 and "usage: sharp-unlearn" in capsys.readouterr().out
+
+
+def help_of(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_help_says_what_flags_do_and_shows_no_empty_default(capsys):
+    text = help_of("unlearn", capsys)
+    assert "--no_report, --no-report turn off --report" in text
+    assert "--no_sync_perturbation, --no-sync-perturbation turn off --sync_perturbation" in text
+    assert "(default: )" not in text and "as in RandomLabel" not in text
+    assert "--do_train" not in text and "--do_predict" not in text
+
+
+@pytest.mark.parametrize("flag", ["--do_train", "--do_eval", "--do_predict"])
+def test_flags_that_would_do_nothing_are_refused(flag, capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["unlearn", "--model", "m", flag])
+    assert raised.value.code == 2 and f"{flag} says nothing here" in capsys.readouterr().err

@@ -263,11 +263,12 @@ def leaks(folder):
     run.create_model_card(finetuned_from=f"{folder}/run", license="mit")
     run.evaluate_unlearning(timm_resnet(seed=1))
     for name in ("run-0/checkpoint-2/optimizer.pt", "run-0/partition.safetensors", "runs/host/events.out.tfevents.1",
-                 "sub/_forget_commitment.json", "optimizer.pt", "notes.txt"):  # fmt: skip
+                 "sub/_forget_commitment.json", "optimizer.pt", "notes.txt", "rewind/epoch-1.safetensors", ".env",
+                 "train.csv"):  # fmt: skip
         os.makedirs(os.path.dirname(path := f"{folder}/run/{name}"), exist_ok=True)
         with open(path, "w") as file:
             file.write("mine" if name == "notes.txt" else folder)
-    run.push_to_hub()
+    run.push_to_hub(also=["notes.txt"])
     found["files"] = _files("me/clean")
     found["found"] = _search("me/clean", folder)
     base = transformers.LlamaForCausalLM(

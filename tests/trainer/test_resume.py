@@ -173,3 +173,35 @@ def test_resuming_with_another_fraction_or_from_nowhere_is_an_error(make_trainer
         make_trainer(SharpMinMax(0.8, fraction=0.5, overlap=False)).train(resume_from_checkpoint=checkpoint)
     with pytest.raises(ValueError, match="not a directory"):
         make_trainer(SharpMinMax(0.8, overlap=False)).train(resume_from_checkpoint=checkpoint + "0")
+
+
+def test_resuming_from_the_latest_passes_over_what_a_killed_run_has_cut_off(make_trainer, tmp_path, caplog):
+    def make():
+        return make_trainer(SharpMinMax(0.8, overlap=False), save_strategy="steps", save_steps=3)
+
+    whole = make()
+    whole.train()
+    latest, before = (tmp_path / "out" / f"checkpoint-{step}" for step in (10, 9))
+    (tmp_path / "out" / "checkpoint-99x").mkdir()
+    with open(latest / "model.safetensors", "r+b") as file:
+        file.truncate(100)
+    again = make()
+    again.train(resume_from_checkpoint=True)
+    assert f"Going on from {before}" in caplog.text and "model.safetensors is cut off" in caplog.text
+    assert_same(weights_of(whole.model), weights_of(again.model))
+    os.remove(before / "optimizer.pt")
+    (latest / "trainer_state.json").write_text('{"epoch"')
+    with pytest.raises(ValueError, match="trainer_state.json is cut off. Name another"):
+        make().train(resume_from_checkpoint=str(latest))
+    for step in (3, 6):
+        os.remove(tmp_path / "out" / f"checkpoint-{step}" / "rng_state.pth")
+    with pytest.raises(
+        ValueError, match="no checkpoint in .* is whole .*it has no optimizer.pt.*it has no rng_state.pth"
+    ):
+        make().train(resume_from_checkpoint=True)
+
+
+def test_limits_on_checkpoints_leave_folders_of_the_users(make_trainer, tmp_path):
+    (tmp_path / "out" / "checkpoint-best").mkdir(parents=True)
+    make_trainer(NegGradPlus(0.8), save_strategy="steps", save_steps=2, save_total_limit=2, max_steps=8).train()
+    assert sorted(os.listdir(tmp_path / "out")) == ["checkpoint-6", "checkpoint-8", "checkpoint-best"]
