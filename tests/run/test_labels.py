@@ -29,7 +29,7 @@ def test_fractions_are_no_classes(make_trainer):
 
 def test_a_decoder_that_classifies_needs_a_padding_id_for_batches(make_trainer):
     config = GPT2Config(vocab_size=8, n_embd=16, n_layer=1, n_head=2, n_positions=16, num_labels=3)
-    data = [{"input_ids": torch.tensor([2, 3, 4]), "labels": i % 3} for i in range(12)]
+    data = [{"input_ids": torch.tensor([2, 3, i % 8, i // 8]), "labels": i % 3} for i in range(12)]
     with pytest.raises(ValueError, match="model.config.pad_token_id=None: GPT2ForSequenceClassification finds"):
         make_trainer(NegGradPlus(), model=GPT2ForSequenceClassification(config), data=data)
     config.pad_token_id = 0
