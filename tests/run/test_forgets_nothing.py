@@ -120,7 +120,7 @@ def test_a_model_that_guesses_afterwards_is_said_in_the_log_and_on_the_card(make
 
 def test_methods_that_need_classes_refuse_a_model_of_values(make_trainer, tmp_path):
     model = classifier(tmp_path / "values", labels=1)
-    data = [{"input_ids": torch.tensor([2, 3, 4]), "labels": i / 3} for i in range(12)]
+    data = [{"input_ids": torch.tensor([2, i % 8, i // 8]), "labels": i / 3} for i in range(12)]
     for method in ("random_label", "scrub", "influence"):
         with pytest.raises(ValueError, match="works with classes, and the model has none .regression."):
             make_trainer(method, model=model, data=data)
