@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
-from ..data import contents_of, shared
+from ..data import contents_of, rows_of, shared
 
 logger = logging.get_logger(__name__)
 
@@ -57,12 +57,15 @@ def overlaps(sets: Mapping[str, Any], used: Sequence[str] = (), labels: Sequence
 
 
 def checked_overlaps(sets: Mapping[str, Any], used: Sequence[str], labels: Sequence[str]) -> list[Overlap]:
-    """`overlaps`; raises ValueError if the whole forget set is retained, labels included, and warns of what else is
-    shared: an input that is forgotten under one label may be retained under another, a wrong and a right one."""
+    """`overlaps`; raises ValueError if the whole forget set is retained, and warns of what else is shared.
+
+    It is no error if labels differ: a wrong one is forgotten, the right one retained. Nor if both sets are rows of one
+    table: then somebody has chosen them, and has rows that are equal."""
     found = overlaps(sets, used, labels)
     for overlap in found:
         pair = {overlap.first, overlap.second}
-        if pair == {"forget", "retain"} and overlap.whole and _same_labels(sets, used, labels):
+        chosen = rows_of(sets["forget"]) is not None
+        if pair == {"forget", "retain"} and overlap.whole and not chosen and _same_labels(sets, used, labels):
             raise ValueError(
                 f"forget_dataset, retain_dataset: {overlap.describe()}, which is all of it. Nothing can be "
                 "forgotten that is retained: leave these samples out of the retain set, as split_forget(train, "

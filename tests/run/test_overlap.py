@@ -154,3 +154,10 @@ def test_a_forget_set_that_is_retained_under_other_labels_is_said_and_trained(ma
     )
     trainer.train()
     assert [overlap.whole for overlap in trainer.overlaps] == [True]
+
+
+def test_equal_rows_of_one_table_are_said_and_trained(make_trainer):
+    data = rows(12) * 2
+    trainer = make_trainer(NegGradPlus(0.8), data=data, forget=range(4), max_steps=1)
+    trainer.train()
+    assert [(overlap.second, overlap.whole) for overlap in trainer.overlaps] == [("retain", True)]
