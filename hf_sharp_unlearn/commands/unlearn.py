@@ -117,8 +117,8 @@ def main(argv: Sequence[str]) -> None:
         "unlearn",
         "Make a model forget a part of its training data, and write it to --output-dir with its card and the report. "
         "The forget set is named by a column, by row numbers or by a filter. An interrupted run goes on from its last "
-        "whole checkpoint (one an epoch, --save_strategy). Runs under accelerate launch -m hf_sharp_unlearn and torchrun "
-        "-m hf_sharp_unlearn too.",
+        "whole checkpoint (one an epoch, --save_strategy). Runs under accelerate launch -m hf_sharp_unlearn and "
+        "torchrun -m hf_sharp_unlearn too.",
         (Model, Data, Columns, MethodOptions, UnlearningArguments, Results, Measurements),
         argv,
         DEFAULTS,
