@@ -4,6 +4,7 @@ GPU_TESTS=1 runs the kernel tests on a GPU instead: `make test-gpu`.
 """
 
 import gc
+import logging
 import os
 import subprocess
 import sys
@@ -75,6 +76,19 @@ def _skipped_without():
         if error.name in optional_packages.NAMES and optional_packages.missing(error.name):
             pytest.skip(f"{error.name} is not installed")
         raise
+
+
+@pytest.fixture
+def caplog(caplog):
+    """Other tests, and scripts that they run, leave loggers silenced."""
+    logging.disable(logging.NOTSET)
+    logging.getLogger().setLevel(logging.WARNING)
+    for name in ("hf_sharp_unlearn", *logging.root.manager.loggerDict):
+        if name.split(".")[0] == "hf_sharp_unlearn":
+            logger = logging.getLogger(name)
+            logger.disabled, logger.propagate = False, True
+            logger.setLevel(logging.NOTSET)
+    return caplog
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def test_the_demo_ends_with_the_report_and_the_data_to_make_it_again(short):
 
 
 QUICKER = {
-    "--models 60 --epochs 30": "--models 6 --epochs 8",
+    "--models 60 --epochs 30": "--models 5 --epochs 6",
     "evaluate --model": "evaluate --svc-samples 0 --model",
     "sharp-unlearn landscape": "sharp-unlearn landscape --points 3 --samples 64",
     "--output_dir unlearned": "--output_dir unlearned --svc_samples 0 --relearn_steps 2",

@@ -1,7 +1,6 @@
 """Samples that sets share by content, whatever holds them: found, counted, refused or said."""
 
 import io
-import logging
 
 import numpy as np
 import pytest
@@ -116,11 +115,7 @@ def test_a_part_that_is_shared_is_said_and_stands_on_the_card_without_rows(make_
     data = rows(24)
     sets = {"forget_dataset": data[:4], "retain_dataset": data[3:], "eval_dataset": data[20:]}
     trainer = make_trainer(NegGradPlus(0.8), model=Mlp(), data=data, max_steps=1, trainer=sets)
-    logging.getLogger("transformers").propagate = True
-    try:
-        trainer.train()
-    finally:
-        logging.getLogger("transformers").propagate = False
+    trainer.train()
     assert "1 of 4 samples of the forget set are in the retain set too (identical inputs, rows 3)" in caplog.text
     assert "of the retain set are in the test set too" in caplog.text
     trainer.create_model_card()
