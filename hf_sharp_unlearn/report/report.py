@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from ..analysis import Relearning, relearning_attack
 from ..data import problem_of_model
 from ..metrics import Outputs, Subject, Unavailable, compute_metrics
+from ..run import overlaps
 from .markdown import to_markdown
 from .models import Prepared, runner_of
 from .plots import draw_plots
@@ -166,11 +167,17 @@ def evaluate_unlearning(
             "shadow": len(around["shadows"]),
             **{f"{k}_set": len(around[k]) for k in ("unlearned", "retrained")},
         },
-        "warnings": warnings_of(outputs),
+        "warnings": [*warnings_of(outputs), *_shared(sets, label_names)],
     }
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     samples = {split: len(found) for split, found in outputs["unlearned"].items()}
     return UnlearningReport(metrics, better, samples, settings, versions, curves, seconds, outputs)
+
+
+def _shared(sets: Mapping[str, Any], label_names: Sequence[str]) -> list[str]:
+    """What the sets have in common, by content: an attack cannot tell a sample from itself."""
+    indexed = {name: data for name, data in sets.items() if not isinstance(data, DataLoader)}
+    return [f"{overlap.describe(rows=False)}." for overlap in overlaps(indexed, labels=label_names)]
 
 
 def _quietly(compute: Callable[[], Any]) -> None:

@@ -8,7 +8,7 @@ from .checkpoints import checkpoints, fault_of, last_whole, needed, reaches_its_
 from .classes import classes_to_draw
 from .epochs import Epochs
 from .evaluation import MeanLoss, no_better_than_chance
-from .overlap import Overlap, checked_overlaps
+from .overlap import Overlap, checked_overlaps, overlaps
 from .progress import LineProgress
 from .rewind import Rewind
 from .search import default_objective
@@ -34,6 +34,7 @@ __all__ = [
     "make_partition",
     "make_teacher",
     "needed",
+    "overlaps",
     "reaches_its_end",
     "remove_torn",
     "no_better_than_chance",

@@ -308,3 +308,12 @@ def test_the_recipe_for_a_metric_of_ones_own(sets, monkeypatch):
         ((forget.max_confidence > 0.9) & (forget.correct == 0)).mean()
     )
     assert "* wrong_and_sure: Share of forget samples" in report.to_markdown()
+
+
+def test_samples_that_sets_share_are_a_warning_of_the_report(sets):
+    twice = {**sets, "test": sets["forget"]}
+    report = quiet(timm_resnet(), svc_samples=0, **twice)
+    count = len(sets["forget"])
+    said = f"{count} of {count} samples of the forget set are in the test set too (identical inputs)."
+    assert said in report.settings["warnings"] and said in report.to_markdown()
+    assert not [text for text in quiet(timm_resnet(), svc_samples=0, **sets).settings["warnings"] if "too" in text]
