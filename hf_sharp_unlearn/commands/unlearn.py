@@ -176,6 +176,9 @@ def main(argv: Sequence[str]) -> None:
             raise PushError(f"{error} (sharp-unlearn push {args.output_dir} --repo OWNER/NAME does it)") from error
     if trainer.is_world_process_zero():
         _say(trainer, metrics)
+    if args.world_size > 1:  # torn down together: a process that ends while another still talks to it may abort
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
     if failures:
         pushed = ", and sharp-unlearn push uploads it: it was not pushed" if args.push_to_hub else ""
         raise RuntimeError(
