@@ -25,7 +25,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from hf_sharp_unlearn.benchmarks.parts.options import parser_of, positive
 from hf_sharp_unlearn.benchmarks.parts.rows import quantiles, save, surroundings
-from hf_sharp_unlearn.benchmarks.parts.trainers import image_model, trainer_of
+from hf_sharp_unlearn.benchmarks.parts.trainers import image_model, quiet, trainer_of
 from hf_sharp_unlearn.runtime import progress_bar
 
 RATIOS = (
@@ -88,19 +88,9 @@ def build(model: str, size: int) -> torch.nn.Module:
 
 def step_times(variant: str, model: str, size: int, batch: int, steps: int, folder: str) -> list[float]:
     """Milliseconds of each step of a run."""
-    common = {
-        "output_dir": folder,
-        "max_steps": steps + 1,
-        "learning_rate": 1e-3,
-        "report_to": "none",
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-    }
     network = build(model, size)
     retain, forget = (Noise(batch * (steps + 1), size, model == "llama-small", seed) for seed in (0, 1))
-    trainer = trainer_of(variant, network, retain, forget, batch, common)
+    trainer = trainer_of(variant, network, retain, forget, batch, quiet(folder, steps + 1))
     times = StepTimes()
     trainer.add_callback(times)
     trainer.remove_callback(PrinterCallback)

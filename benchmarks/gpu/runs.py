@@ -17,7 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 from hf_sharp_unlearn.benchmarks.gpu.record import Part
 from hf_sharp_unlearn.benchmarks.gpu.timing import kernels_of
 from hf_sharp_unlearn.benchmarks.parts import foreach_backend
-from hf_sharp_unlearn.benchmarks.parts.trainers import trainer_of
+from hf_sharp_unlearn.benchmarks.parts.trainers import quiet, trainer_of
 from hf_sharp_unlearn.kernels import metered
 
 
@@ -105,18 +105,7 @@ def train(
 ) -> None:
     """Run `steps` steps. data: retain and forget. arguments: further TrainingArguments."""
     with tempfile.TemporaryDirectory() as folder, foreach_backend.registered():
-        common = {
-            "output_dir": folder,
-            "max_steps": steps,
-            "learning_rate": 1e-3,
-            "report_to": "none",
-            "save_strategy": "no",
-            "logging_strategy": "no",
-            "disable_tqdm": True,
-            "dataloader_pin_memory": False,
-            "use_cpu": not part.gpu,
-            **arguments,
-        }
+        common = quiet(folder, steps, use_cpu=not part.gpu, **arguments)
         trainer = trainer_of(variant, network, *data, batch, common)
         trainer.remove_callback(PrinterCallback)
         for callback in callbacks:

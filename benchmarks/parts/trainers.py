@@ -10,6 +10,8 @@ sharp_minmax_foreach     the same with torch's multi-tensor functions (`foreach_
 sharp_minmax_per_tensor  the same with the reference kernels, tensor by tensor, and SGD(foreach=False)
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.utils.data import ConcatDataset, Dataset
@@ -43,6 +45,21 @@ def image_model(architecture: str, size: int, **model_args) -> nn.Module:
         model_args=model_args or None,
     )
     return AutoModelForImageClassification.from_config(config)
+
+
+def quiet(folder: str, steps: int, **more: Any) -> dict[str, Any]:
+    """TrainingArguments of a run of `steps` steps that says and keeps nothing. more: others, which win."""
+    return {
+        "output_dir": folder,
+        "max_steps": steps,
+        "learning_rate": 1e-3,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        **more,
+    }
 
 
 def trainer_of(variant: str, network: nn.Module, retain: Dataset, forget: Dataset, batch: int, common: dict) -> Trainer:
