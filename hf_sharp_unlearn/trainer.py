@@ -208,7 +208,7 @@ class UnlearningTrainer(Trainer):
         fresh = self.optimizer is None
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         self._active = self._begun(prepared[0], fresh)
-        if self.forget_dataset is not None and set(self.method.streams) & {"forget", "union"}:
+        if self._steps_use_forget_rows:
             size = len(self.forget_dataset)
             left, needed = self._epochs.unvisited(size, max_steps), self._epochs.needed(size)
             run.checks.warn_of_unvisited(left, size, max_steps, needed, self._streams().size("forget"))
@@ -749,9 +749,12 @@ class UnlearningTrainer(Trainer):
 
     def _unvisited(self) -> int:
         """Forget samples that no step has used; 0 for methods that leave the forget set alone, and before a run."""
-        used = self.forget_dataset is not None and set(self.method.streams) & {"forget", "union"}
-        steps = self.state.global_step
+        used, steps = self._steps_use_forget_rows, self.state.global_step
         return self._epochs.unvisited(len(self.forget_dataset), steps) if used and self._epochs and steps else 0
+
+    @property
+    def _steps_use_forget_rows(self) -> bool:
+        return self.forget_dataset is not None and bool(set(self.method.streams) & {"forget", "union"})
 
     def _complete_weights(self, folder: str) -> None:
         missing, self._not_loaded = self._not_loaded, []

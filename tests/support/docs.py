@@ -66,11 +66,10 @@ def run_page(page, change=lambda block: block.text, skip=lambda block: False):
 NUMBER = re.compile(r"-?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
 
 
-def difference(shown, printed, limits=LIMITS, left_out=()):
+def difference(shown, printed, limits=LIMITS):
     """What of a shown text was not printed: None, or a line of it with what stands there instead.
 
-    The shown lines must stand in what was printed, word for word but for numbers with a point. left_out: words
-    with which lines begin that are not compared (seconds, say).
+    The shown lines must stand in what was printed, word for word but for numbers with a point.
     """
     expected = [line.split() for line in shown.splitlines() if line.strip()]
     found = [line.split() for line in printed.splitlines() if line.strip()]
@@ -78,7 +77,7 @@ def difference(shown, printed, limits=LIMITS, left_out=()):
     if not starts:
         return f"{' '.join(expected[0])!r} was not printed: {printed[-500:]!r}"
     for mine, theirs in zip(expected, found[starts[-1] :], strict=False):
-        if mine[0] not in left_out and not _same(mine, theirs, limits):
+        if not _same(mine, theirs, limits):
             return f"{' '.join(mine)!r} is {' '.join(theirs)!r}"
     return None if len(found) - starts[-1] >= len(expected) else f"{len(expected)} lines are shown, fewer were printed"
 
